@@ -1,0 +1,119 @@
+"""The aggregation seam: what a rule for combining updates must say, and nothing else.
+
+Here: `Aggregation` and `Accumulator`. Not here: any rule (`fedavg.py`, ...), how bytes are
+walked through (`fold.py`), who waits for whom (actors).
+
+One seam serves two ways of training:
+
+* *Synchronous*: all updates of a round are there. The driver takes one chunk of the model at a
+  time: it resets one accumulator, folds that chunk of every update in a fixed order, and steps.
+  Memory is that of one chunk, whatever the number of sites (`fold.fold`).
+* *Buffered asynchronous*: updates come one by one. The driver keeps an accumulator per chunk,
+  folds each update whole as it comes, and steps all chunks once the buffer is full.
+
+A rule is therefore two objects: the `Aggregation` holds settings and weighs an update by what is
+known before its first byte; its `Accumulator` does the arithmetic of one chunk. An accumulator may
+be a running sum (FedAvg, FedBuff, server optimizers) or keep one row per update (coordinate
+median): the driver does not care. Numbers are float64 on both sides; element types, FULL and DIFF,
+rounding and finiteness are the driver's business, so every rule gets them right.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from .errors import BadUpdate
+from .tensors.dtypes import F64
+from .tensors.layout import Layout
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateInfo:
+    """What is known of an update before its first byte is folded.
+
+    Attributes:
+        site: Who sent it.
+        weight: What the sender says it is worth, usually its number of training samples or steps.
+        staleness: Versions that the global model has advanced since the sender received it; 0 in
+            synchronous training.
+    """
+
+    site: str
+    weight: float = 1.0
+    staleness: int = 0
+
+
+class Accumulator(Protocol):
+    """The arithmetic of one chunk. Not thread-safe; reused for many chunks."""
+
+    def reset(self, elements: int) -> None:
+        """Forget everything and expect chunks of this many elements (never more than at making)."""
+        ...
+
+    def fold(self, values: F64, weight: float) -> None:
+        """Take one update's chunk.
+
+        Args:
+            values: The site's own model (for a DIFF update the driver has added the difference to
+                the current global model). May be destroyed, may not be kept.
+            weight: What `Aggregation.weigh` gave for this update.
+        """
+        ...
+
+    def step(self, old: F64, out: F64, state: Mapping[str, F64]) -> None:
+        """Compute the chunk's new values from what was folded.
+
+        Args:
+            old: The current global model; read-only.
+            out: Where the new values go.
+            state: This chunk of each of the rule's `state_names`; to be updated in place.
+        """
+        ...
+
+
+class Aggregation(ABC):
+    """A rule for making the next global model from updates.
+
+    Attributes:
+        excluded: Variables that are left out of updates and keep their old values.
+        state_names: Float64 arrays, one number per number of the model, that the rule keeps from
+            one step to the next, such as the moments of a server optimizer. The driver keeps them.
+    """
+
+    excluded: frozenset[str] = frozenset()
+    state_names: tuple[str, ...] = ()
+
+    def sends(self, layout: Layout) -> Layout:
+        """Which variables travel to the sites: all of the model, unless a rule says otherwise."""
+        return layout
+
+    def answers(self, layout: Layout) -> Layout:
+        """The layout in which sites answer: the model without the excluded variables.
+
+        Raises:
+            BadUpdate: An excluded variable does not exist, or none remains.
+        """
+        return layout.without(self.excluded)
+
+    def weigh(self, info: UpdateInfo) -> float:
+        """How much an update counts: what its sender says.
+
+        Raises:
+            BadUpdate: The weight is negative, infinite or not a number.
+        """
+        if not (math.isfinite(info.weight) and info.weight >= 0):
+            raise BadUpdate("", f"{info.site} sent a weight of {info.weight}")
+        return float(info.weight)
+
+    @abstractmethod
+    def accumulator(self, elements: int, updates: int) -> Accumulator:
+        """Make the accumulator of one chunk.
+
+        Args:
+            elements: Most numbers in a chunk.
+            updates: Most updates that will be folded before a step.
+        """
