@@ -8,6 +8,7 @@ Stands on the standard library and msgpack only.
 
 from __future__ import annotations
 
+from .blocking import BlockingLink
 from .codec import Codec
 from .envelope import Envelope, Kind
 from .errors import (
@@ -19,17 +20,21 @@ from .errors import (
     SchemaError,
     TransportError,
 )
+from .frames import FrameReader
 from .limits import Limits
 from .link import Link, LinkStatistics
 from .memory import MemoryLink, memory_pair
 from .record import Body, Record, Scalar
 from .registry import Registry
+from .sockets import SocketLink
 
 __all__ = [
+    "BlockingLink",
     "Body",
     "Codec",
     "DecodeError",
     "Envelope",
+    "FrameReader",
     "Kind",
     "Limits",
     "Link",
@@ -43,6 +48,7 @@ __all__ = [
     "RemoteProtocolError",
     "Scalar",
     "SchemaError",
+    "SocketLink",
     "TransportError",
     "memory_pair",
 ]

@@ -34,6 +34,9 @@ _HAS_BODY: Final = 0x01
 _KINDS: Final[dict[int, Kind]] = {kind.value: kind for kind in Kind}
 _LARGEST_SEQUENCE: Final = 2**64 - 1
 
+#: What the peer's bytes may stand in; they are read at once and never kept, a body apart.
+Readable = bytes | bytearray | memoryview
+
 #: type id, kind, has a body, fd count, sequence, meta length, body length: a header as checked.
 Header = tuple[int, Kind, int, int, int, int, int]
 
@@ -103,7 +106,7 @@ class Codec:
         )
         return [head + meta, body] if body_length and body is not None else [head + meta]
 
-    def read_header(self, data: bytes | bytearray | memoryview, offset: int = 0) -> Header:
+    def read_header(self, data: Readable, offset: int = 0) -> Header:
         """Check the 24 bytes of a header and give its values.
 
         Raises:
@@ -126,8 +129,8 @@ class Codec:
 
     def decode(
         self,
-        header: bytes | memoryview,
-        meta: bytes | memoryview,
+        header: Readable,
+        meta: Readable,
         body: Body = b"",
         fds: tuple[int, ...] = (),
     ) -> Envelope:
@@ -144,7 +147,7 @@ class Codec:
         return self.decode_parts(values, meta, body, fds)
 
     def decode_parts(
-        self, header: Header, meta: bytes | memoryview, body: Body, fds: tuple[int, ...] = ()
+        self, header: Header, meta: Readable, body: Body, fds: tuple[int, ...] = ()
     ) -> Envelope:
         """As `decode`, for a header from `read_header` and parts of its lengths."""
         type_id, kind, has_body, fd_count, sequence, _, _ = header

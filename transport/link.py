@@ -8,9 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from .envelope import Envelope
+
+#: How far past `full` a queue goes before `send` refuses: replies and signals, which cannot
+#: wait, need room behind the senders that do.
+OVERRUN: Final = 4
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,22 +9,22 @@ simulated network of the runtime is built on top).
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Callable
 from typing import Final
 
 from .codec import HEADER_BYTES, Codec
+from .descriptors import close_all, duplicate
 from .envelope import Envelope
 from .errors import LinkClosed, LinkFull, LocalProtocolError, TransportError
-from .link import LinkStatistics
+from .limits import Limits
+from .link import OVERRUN, LinkStatistics
+from .waiters import Waiters
 
 #: Envelopes sent in one turn of the loop after which a link is `full`; the other side takes
 #: them all in the next turn.
 DEFAULT_CAPACITY: Final = 4096
 
-#: How far past `full` a queue goes before `send` refuses: replies and signals, which cannot
-#: wait, need room behind the senders that do.
-OVERRUN: Final = 4
+_MOST_FDS: Final = Limits().fds
 
 
 def memory_pair(
@@ -72,8 +72,8 @@ class MemoryLink:
         "_codec",
         "_ended",
         "_inbox",
-        "_lost",
         "_loop",
+        "_lost",
         "_other",
         "_receive",
         "_received",
@@ -98,7 +98,7 @@ class MemoryLink:
         self._scheduled = False
         self._closed: str | None = None
         self._ended: str | None = None  # the other end's reason, told after its last envelope
-        self._waiters: list[asyncio.Future[None]] | None = None
+        self._waiters: Waiters | None = None  # made when first needed: links are many
         self._sent = 0
         self._received = 0
         self._bytes_out = 0
@@ -140,11 +140,9 @@ class MemoryLink:
     async def ready(self) -> None:
         """Wait until the link is not full; see `Link.ready`."""
         while self._closed is None and self.full:
-            waiter = asyncio.get_running_loop().create_future()
             if self._waiters is None:
-                self._waiters = []
-            self._waiters.append(waiter)
-            await waiter
+                self._waiters = Waiters()
+            await self._waiters.wait()
         if self._closed is not None:
             raise LinkClosed(self.peer, self._closed)
 
@@ -180,14 +178,15 @@ class MemoryLink:
             envelope.deadline_ms,
             envelope.trace,
             envelope.sequence,
-            tuple(map(os.dup, fds)) if fds else fds,
+            duplicate(fds, _MOST_FDS) if fds else fds,
         )
 
     def _encode(self, envelope: Envelope) -> _Encoded:
         assert self._codec is not None
         parts = self._codec.encode(envelope)
+        fds = duplicate(envelope.fds, self._codec.limits.fds) if envelope.fds else ()
         self._bytes_out += sum(map(len, parts))
-        return _Encoded(parts, tuple(map(os.dup, envelope.fds)))
+        return _Encoded(parts, fds)
 
     def _schedule(self) -> None:
         if not self._scheduled and self._loop is not None:
@@ -250,12 +249,8 @@ class MemoryLink:
 
     def _wake(self) -> None:
         """Let the senders that wait on this end look again."""
-        waiters = self._waiters
-        if waiters:
-            self._waiters = None
-            for waiter in waiters:
-                if not waiter.done():
-                    waiter.set_result(None)
+        if self._waiters is not None:
+            self._waiters.wake()
 
 
 class _Encoded:
@@ -271,5 +266,4 @@ class _Encoded:
 def _close_descriptors(items: list[Envelope | _Encoded]) -> None:
     """Close what was sent along with envelopes that nobody will receive."""
     for item in items:
-        for fd in item.fds:
-            os.close(fd)
+        close_all(item.fds)

@@ -41,6 +41,9 @@ _DEEPEST_FIELD: Final = Limits().depth - 2
 
 _ABSENT: Final = object()
 
+#: Where dataclasses keep what they were made with; typeshed does not list it.
+_PARAMETERS: Final = "__dataclass_params__"
+
 
 @dataclass(frozen=True, slots=True)
 class _FieldPlan:
@@ -130,7 +133,7 @@ class RecordSchema:
             return None
         body = getattr(record, self.body)
         if type(body) is bytes or (body is None and not self.body_required):
-            return body  # type: ignore[no-any-return]
+            return body
         if type(body) is memoryview and body.c_contiguous:
             # A frame counts bytes, so the view must too; this makes no copy.
             return body if body.itemsize == 1 and body.ndim == 1 else body.cast("B")
@@ -317,7 +320,7 @@ class SchemaCompiler:
     def _of_tagged(self, records: tuple[type[Record], ...], where: str) -> Converter:
         """A union of records: an array of the wire id and the fields."""
         by_class = {cls: (cls.wire_id, self._of_record(cls, where)) for cls in records}
-        by_id = {wire_id: converter for wire_id, converter in by_class.values()}
+        by_id = dict(by_class.values())
         if 0 in by_id or len(by_id) != len(records):
             raise SchemaError(where, "the records of a union need wire ids of their own")
         expected = " or ".join(converter.expected for converter in by_id.values())
@@ -344,7 +347,7 @@ class SchemaCompiler:
 def _declared_fields(cls: type[Any]) -> tuple[Field[Any], ...]:
     if not is_dataclass(cls):
         raise SchemaError(cls.__qualname__, "it is not a dataclass")
-    if not cls.__dataclass_params__.frozen:  # type: ignore[attr-defined]
+    if not getattr(cls, _PARAMETERS).frozen:
         raise SchemaError(cls.__qualname__, "it is not frozen; use @dataclass(frozen=True)")
     declared = fields(cls)
     for field in declared:

@@ -37,7 +37,7 @@ class Unpacking:
         self._left = 0
         self._unpack = self._make_unpack(limits)
 
-    def unpack(self, part: bytes | memoryview) -> Any:
+    def unpack(self, part: bytes | bytearray | memoryview) -> Any:
         """The one value that the part holds.
 
         Raises:
@@ -52,8 +52,8 @@ class Unpacking:
         except Exception as error:  # msgpack raises seven kinds, MemoryError among them
             raise DecodeError(_WHERE, f"not msgpack within the limits: {error}") from error
 
-    def _make_unpack(self, limits: Limits) -> Callable[[bytes | memoryview], Any]:
-        def unpack(part: bytes | memoryview) -> Any:
+    def _make_unpack(self, limits: Limits) -> Callable[[bytes | bytearray | memoryview], Any]:
+        def unpack(part: bytes | bytearray | memoryview) -> Any:
             return msgpack.unpackb(
                 part,
                 raw=False,
