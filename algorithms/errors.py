@@ -96,7 +96,7 @@ class UnsafeFile(AlgorithmError):
         format: What it looks like, such as "a pickle".
     """
 
-    def __init__(self, path: str, format: str) -> None:  # noqa: A002 (the field's own word)
+    def __init__(self, path: str, format: str) -> None:
         """Name the file and the recognised format."""
         super().__init__(
             f"{path} is {format}; only safetensors files are read, because they cannot carry code. "

@@ -165,7 +165,7 @@ class _Fold:
             self._before_chunk()
             end = min(start + CHUNK_BYTES, size)
             self._fold_chunk(segment, start, end)
-            self._write(memoryview(self._out)[: end - start])
+            self._write(self._out.data[: end - start])
 
     def _fold_chunk(self, segment: _Segment, start: int, end: int) -> None:
         width = segment.type.storage.itemsize

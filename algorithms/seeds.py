@@ -31,7 +31,7 @@ def derive(run_seed: int, *parts: str | int) -> int:
     return int.from_bytes(digest.digest(), "little")
 
 
-def generator(run_seed: int, site: str, round: int) -> np.random.Generator:  # noqa: A002 (our word)
+def generator(run_seed: int, site: str, round: int) -> np.random.Generator:
     """A NumPy generator for one site in one round.
 
     It is Philox keyed with the derived seed: cheap to make, and a resumed run draws in a round

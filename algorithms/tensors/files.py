@@ -211,7 +211,7 @@ def _check_name(name: object) -> str:
     return name
 
 
-def _as_array(value: object) -> Any:
+def _as_array(value: Any) -> Any:
     """Plain numbers and lists become arrays; whatever has a dtype is judged by `Layout.of`."""
     if hasattr(value, "dtype") or not isinstance(value, int | float | list | tuple):
         return value

@@ -69,7 +69,7 @@ class Packer:
     ) -> None:
         self.layout = layout
         self.kind: Kind = kind or layout.kind
-        self._names = frozenset(layout.by_name)
+        self._names = layout.by_name.keys()
         self._ignore = frozenset(ignore)
         self._finite = finite
         self._runs = _runs_of(layout)
@@ -174,13 +174,12 @@ class Packer:
     def _pack_torch(self, state: StateDict, blob: bytearray) -> bool:
         """Copy all tensors of one type in one call; False if some need care of their own."""
         torch = _import_torch()
-        values = cast("StateDict", state)
         with torch.no_grad():
             for run in self._runs:
                 flat = run.torch_view(torch, blob)
                 tensors: list[Any] = []
                 for name in run.names:
-                    tensor: Any = values[name]
+                    tensor: Any = state[name]
                     if not (_is_torch(tensor) and tensor.dtype == flat.dtype and tensor.is_cpu):
                         return False
                     tensors.append(tensor.reshape(-1))
@@ -205,7 +204,7 @@ class Packer:
         for lanes in pieces(spec.type, value):
             if self._finite and not all_finite(spec.type, lanes):
                 raise BadUpdate(spec.name, "contains NaN or infinity")
-            yield memoryview(lanes).cast("B")
+            yield lanes.data.cast("B")
 
 
 def write_all(fd: int, data: memoryview) -> None:
