@@ -35,6 +35,7 @@ class Welcome(Record, id=200):
         seed: The run's seed, from which the random state is derived.
         kind: Kind of arrays that models are handed out as.
         torch_threads: Intra-op threads that torch may use.
+        exclude: Variables of the model that are left out of updates.
         config: What `get_config()` returns.
     """
 
@@ -48,6 +49,7 @@ class Welcome(Record, id=200):
     seed: int
     kind: ModelKind
     torch_threads: int
+    exclude: tuple[str, ...]
     config: dict[str, Scalar]
 
 

@@ -1,0 +1,219 @@
+"""A script's session: what the Client API does inside a run.
+
+Here: the order of calls, checking and packing of answers, handing out of models, seeding. Not
+here: how messages travel: that is the `Channel`, one for a process of its own and one for
+scripts that share a process, both beside the launchers that need them.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Final, Protocol, cast
+
+from covey.algorithms.tensors import Layout, Packer, map_private
+from covey.transport import LocalProtocolError, Record
+
+from .errors import BadMetric, BadModel, RunEnded, WrongCall
+from .messages import Answer, Metric, MetricKind, Ready, Stop, Task, Welcome
+from .model import FLModel
+from .seeding import derive, seed_everything
+from .updates import answer, metric_value, step_of, write_update
+
+#: A script that receives one task more often than this is in a loop that never answers.
+_MAX_RECEIVES: Final = 8
+
+
+class Channel(Protocol):
+    """How a session's messages travel."""
+
+    def send(self, message: Record, fds: tuple[int, ...] = ()) -> None:
+        """Send a message with duplicates of `fds`; from any thread. Raises `RunEnded`."""
+        ...
+
+    def receive(self, timeout_s: float | None) -> Record:
+        """Wait for the next message. Raises `TimeoutError` and `RunEnded`."""
+        ...
+
+
+class ScriptSession:
+    """The conversation of one script with its trainer; see `session.Session`.
+
+    Args:
+        welcome: Who the script is.
+        channel: How its messages travel.
+    """
+
+    def __init__(self, welcome: Welcome, channel: Channel) -> None:
+        self._welcome = welcome
+        self._channel = channel
+        self._pid = os.getpid()
+        self._initialised = False
+        self._stopped = False
+        self._task: Task | None = None
+        self._received: FLModel | None = None
+        self._receives = 0
+        self._packer: Packer | None = None  # of the last model; one is enough for a run
+        self._update: Packer | None = None
+
+    @property
+    def job_id(self) -> str:
+        """Id of the job."""
+        return self._welcome.job_id
+
+    @property
+    def site(self) -> str:
+        """Name of the site."""
+        return self._welcome.site
+
+    @property
+    def config(self) -> dict[str, object]:
+        """The run's settings for scripts, a copy."""
+        return {"job_id": self.job_id, "site_name": self.site, **self._welcome.config}
+
+    @property
+    def task_name(self) -> str:
+        """Name of the current task; raises `WrongCall` if there is none."""
+        if self._task is None:
+            raise WrongCall("task", "no task is open; call is_running() or receive() first")
+        return self._task.name
+
+    def init(self) -> None:
+        """Say that the script is ready; idempotent."""
+        if not self._initialised:
+            self._initialised = True
+            self._channel.send(Ready(os.getpid()))
+
+    def is_running(self) -> bool:
+        """Wait for the next task or the end."""
+        self._check_turn("is_running()")
+        if self._task is None:
+            return self._next_task(None)
+        if self._received is not None:
+            # Legitimate once in a while; a loop of it is a script that forgot to answer.
+            self._count_receive("is_running()")
+        return True
+
+    def receive(self, timeout: float | None) -> FLModel | None:
+        """The model of the current or next task."""
+        self._check_turn("receive()")
+        if self._task is None and not self._next_task(timeout):
+            return None
+        assert self._task is not None
+        self._count_receive("receive()")
+        if self._received is None:
+            self._received = self._open(self._task)
+        return self._received
+
+    def send(self, model: FLModel, clear_cache: bool) -> None:
+        """Answer the current task."""
+        self._check_turn("send()")
+        task = self._task
+        if task is None or self._received is None:
+            raise WrongCall("send()", "there is nothing to answer; call receive() first")
+        if not isinstance(model, FLModel):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise BadModel("send()", f"expected an FLModel, got a {type(model).__name__}")
+        if task.name == "evaluate":
+            self._deliver(answer(task, model, 0), None)
+        else:
+            self._send_tensors(task, model, clear_cache)
+        if clear_cache:
+            model.params = model.optimizer_params = None
+            self._received.params = None
+        self._close_task()
+
+    def log(self, key: str, value: object, kind: str, step: object) -> None:
+        """Stream a metric."""
+        single = metric_value(key, value, kind)
+        metric = Metric(str(key), single, step_of(key, step), cast("MetricKind", kind))
+        try:
+            self._channel.send(metric)
+        except LocalProtocolError as error:
+            raise BadMetric(key, error.why) from None
+
+    def clear(self) -> None:
+        """Drop the references to what was received."""
+        if self._received is not None:
+            self._received.params = None
+        self._packer = self._update = None
+
+    def shutdown(self) -> None:
+        """Take no more tasks."""
+        self._stopped = True
+        self._close_task()
+        self.clear()
+
+    def _check_turn(self, call: str) -> None:
+        if not self._initialised:
+            raise WrongCall(call, "init() has not been called yet; call covey.client.init() first")
+        if os.getpid() != self._pid:
+            raise WrongCall(
+                call, "the Client API belongs to the script's own process; this is a child of it"
+            )
+
+    def _count_receive(self, call: str) -> None:
+        self._receives += 1
+        if self._receives > _MAX_RECEIVES:
+            assert self._task is not None
+            raise WrongCall(
+                call,
+                f"the task {self._task.name!r} of round {self._task.round} was received over and "
+                "over and never answered; call send() once for each task",
+            )
+
+    def _next_task(self, timeout_s: float | None) -> bool:
+        if self._stopped:
+            return False
+        try:
+            message = self._channel.receive(timeout_s)
+        except TimeoutError:
+            return False
+        if isinstance(message, Task):
+            self._task = message
+            self._receives = 0
+            seed_everything(derive(self._welcome.seed, self.site, message.round))
+            return True
+        if not isinstance(message, Stop):
+            raise RunEnded(f"a {type(message).__name__} came where a task was due")
+        self._stopped = True
+        return False
+
+    def _open(self, task: Task) -> FLModel:
+        return FLModel(
+            params=self._map(task.model) if task.model is not None else None,
+            current_round=task.round,
+            total_rounds=task.total_rounds,
+            meta={"job_id": self.job_id, "site_name": self.site},
+        )
+
+    def _map(self, path: str) -> dict[str, Any]:
+        """The tensors of the global model, on pages shared until they are written to."""
+        mapping = map_private(path)
+        packer = self._packer
+        if packer is None or mapping[: packer.layout.data_start] != packer.layout.header:
+            layout = Layout.parse(mapping)
+            excluded = self._welcome.exclude
+            self._packer = packer = Packer(layout, self._welcome.kind)
+            self._update = Packer(layout.without(excluded), ignore=excluded)
+        return packer.unpack(mapping)
+
+    def _send_tensors(self, task: Task, model: FLModel, clear_cache: bool) -> None:
+        if model.params is None:
+            raise BadModel("params", f"is None, but the task {task.name!r} is answered by a model")
+        if self._update is None:
+            raise WrongCall("send()", "no global model has been received to compare with")
+        # Everything that is cheap to check comes before the tensors, which may be released.
+        message = answer(task, model, self._update.layout.size)
+        self._deliver(message, write_update(self._update, model, release=clear_cache))
+
+    def _deliver(self, message: Answer, fd: int | None) -> None:
+        try:
+            self._channel.send(message, () if fd is None else (fd,))
+        except LocalProtocolError as error:
+            raise BadModel(error.where, error.why) from None
+        finally:
+            if fd is not None:
+                os.close(fd)
+
+    def _close_task(self) -> None:
+        self._task = None
+        self._received = None
