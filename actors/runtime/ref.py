@@ -1,0 +1,218 @@
+"""References: how everybody else speaks to an actor, local or remote alike."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Generator, Iterable
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from .actor import Actor
+from .address import Address
+from .asks import Ask
+from .errors import ActorError, Stopped
+from .message import Message, Pull
+from .stream import Inlet, Open, Outlet, Stream
+
+if TYPE_CHECKING:
+    from .cell import Cell
+    from .system import System
+
+A = TypeVar("A", bound=Actor, covariant=True)
+R = TypeVar("R")
+P = TypeVar("P")
+
+# Seconds an ask waits unless told otherwise; long work takes its own deadline.
+ASK_TIMEOUT_S = 60.0
+# Parts a stream may have on the way; enough to hide one loop turn's latency.
+STREAM_CREDIT = 8
+
+
+class _Accepted:
+    """An awaitable that is already done; costs less than a coroutine."""
+
+    __slots__ = ()
+
+    def __await__(self) -> Generator[Any, None, None]:
+        return iter(())  # type: ignore[return-value]
+
+
+_ACCEPTED = _Accepted()
+
+
+class Ref(Generic[A]):
+    """A typed reference to an actor of kind `A`; hashable, equal by address.
+
+    The same whether the actor runs in this system or behind a link; the deadline
+    of every `ask`, and `Unreachable`, are where the network shows.
+    """
+
+    __slots__ = ("_cell", "_queue", "_system", "address", "text")
+
+    def __init__(self, system: System, address: Address, cell: Cell | None = None) -> None:
+        """Made by `System.spawn` and `System.lookup`."""
+        self._system = system
+        self._cell = cell
+        self._queue = None if cell is None else cell.queue
+        self.address = address
+        self.text = str(address)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Ref) and self.address == other.address
+
+    def __hash__(self) -> int:
+        return hash(self.address)
+
+    def __repr__(self) -> str:
+        return f"<ref {self.text}>"
+
+    def tell(self, message: Message[A, Any]) -> Awaitable[None]:
+        """Hand the message over; the awaitable is done when the next queue has accepted it.
+
+        Under overflow WAIT the await may suspend, which is the back-pressure;
+        cancelled while it waits, the message is withdrawn. Raises `Stopped`,
+        `MailboxFull` (REJECT) or `Unreachable` at once, before anything is awaited.
+        """
+        queue = self._queue
+        if queue is not None and queue.fast:
+            messages = queue.messages
+            if len(messages) < queue.capacity and not queue.waiting:
+                messages.append(message)
+                if queue.wake is not None:
+                    queue.nudge()
+                return _ACCEPTED
+        return self._tell(message)
+
+    def _tell(self, message: Any) -> Awaitable[None]:
+        system = self._system
+        cell = self._local()
+        item = system.prepare(self.address, message, local=cell is not None)
+        if cell is None:
+            return system.border.tell(self, item)
+        future: asyncio.Future[None] = system.loop.create_future()
+        if cell.offer(item, future):
+            return _ACCEPTED
+        return future
+
+    def ask(self, message: Message[A, R], *, timeout: float = ASK_TIMEOUT_S) -> asyncio.Future[R]:
+        """Send the message and return the future of its reply.
+
+        It raises exactly one of: `RemoteError` or `Rejected` from the handler,
+        `AskTimeout` after `timeout` seconds (the effect is unknown then),
+        `Stopped`, `MailboxFull`, `Unreachable`, `ProtocolError`. Cancelling it
+        withdraws the request and cancels a handler at work on it.
+        """
+        queue = self._queue
+        if queue is None or not queue.fast:
+            return self._ask(message, timeout)
+        messages = queue.messages
+        # An idle actor with a plain handler is served on the spot: a turn
+        # through the loop costs four times the whole call. One ask in sixteen
+        # takes the long way, so that a caller in a tight loop lets others run.
+        if queue.wake is not None and not messages and not queue.signals:
+            cell = self._cell
+            assert cell is not None
+            handler = cell.handlers.get(type(message))
+            if handler and not (handler.awaited or handler.stream or cell.busy):
+                cell.inline += 1
+                if cell.inline & 15:
+                    return cell.serve_now(handler, message)
+        sweep = self._system.sweep
+        future: asyncio.Future[Any] = self._system.loop.create_future()
+        deadline = sweep.time() + timeout
+        sweep.pending[future] = ask = (future, message, deadline, self, timeout)
+        if deadline < sweep.next:
+            sweep.schedule(deadline)
+        if len(messages) < queue.capacity and not queue.waiting:
+            messages.append(ask)
+            if queue.wake is not None:
+                queue.nudge()
+        else:
+            self._offer(ask)
+        return future
+
+    def _ask(self, message: Any, timeout: float) -> asyncio.Future[Any]:
+        system = self._system
+        cell = self._local()
+        message = system.prepare(self.address, message, local=cell is not None)
+        ask = system.sweep.begin(message, self, timeout)
+        if cell is None:
+            system.border.ask(ask)
+        else:
+            self._offer(ask)
+        return ask[0]
+
+    def _offer(self, ask: Ask) -> None:
+        try:
+            cell = self._local()
+            assert cell is not None
+            cell.offer(ask, None)
+        except ActorError as error:
+            self._system.sweep.settle(ask, None, error)
+
+    def stream(
+        self,
+        message: Pull[A, P],
+        *,
+        credit: int = STREAM_CREDIT,
+        timeout: float = ASK_TIMEOUT_S,
+    ) -> Stream[P]:
+        """Ask for a stream of parts with at most `credit` of them unconsumed.
+
+        `timeout` bounds each wait for the next part, in seconds.
+        """
+        if credit < 1:
+            raise ValueError("a stream needs a credit of at least one part")
+        # Credit goes back in batches, since each grant may be an envelope; half
+        # the credit keeps the producer busy meanwhile.
+        batch = max(1, credit // 2)
+        cell = self._local()
+        if cell is None:
+            return self._system.border.stream(self, message, credit, batch, timeout)
+        inlet = Inlet(batch, lambda parts: outlet.grant(parts))
+        outlet = Outlet(credit, inlet.push, inlet.finish)
+        request = Open(self._system.checked(message), outlet)
+
+        async def begin() -> None:
+            future: asyncio.Future[None] = self._system.loop.create_future()
+            if not cell.offer(request, future):
+                async with asyncio.timeout(timeout):
+                    await future
+
+        return Stream(begin, inlet, outlet.leave, self.text, message, timeout)
+
+    def _local(self) -> Cell | None:
+        """The actor's cell here, None if it lives elsewhere; raises `Stopped` if it is gone."""
+        cell = self._cell
+        if cell is not None and not cell.queue.closed:
+            return cell
+        system = self._system
+        if self.address.node != system.name:
+            return None
+        cell = system.cells.get(self.address.name)
+        if cell is None or cell.queue.closed:
+            raise Stopped(self.text)
+        self._cell, self._queue = cell, cell.queue
+        return cell
+
+
+async def broadcast(
+    refs: Iterable[Ref[A]], message: Message[A, R], *, timeout: float = ASK_TIMEOUT_S
+) -> dict[Ref[A], R | ActorError]:
+    """Ask all of `refs` at once; return each one's reply or error, in the order given.
+
+    One receiver's error never hides another's reply. Cancelling withdraws all.
+    """
+    asks: dict[Ref[A], Any] = {}
+    results: dict[Ref[A], R | ActorError] = {}
+    for ref in refs:
+        results[ref] = Stopped(ref.text)
+        try:
+            asks[ref] = ref.ask(message, timeout=timeout)
+        except ActorError as error:
+            results[ref] = error
+    outcomes = await asyncio.gather(*asks.values(), return_exceptions=True)
+    for ref, outcome in zip(asks, outcomes, strict=True):
+        if isinstance(outcome, BaseException) and not isinstance(outcome, ActorError):
+            raise outcome
+        results[ref] = outcome
+    return results

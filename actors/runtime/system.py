@@ -1,0 +1,326 @@
+"""A system is a node: the scope that owns actors, and the clock, links and counts they share.
+
+`async with System("server") as system:` is structured concurrency: no actor and
+no task outlives the block. Leaving it drains what was accepted, last started
+first, up to `grace` seconds, then cancels, then reports what was lost. Many
+systems may live in one event loop; that is what the simulator is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+from collections.abc import Callable
+from contextvars import ContextVar
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Literal, TypeVar
+
+import structlog
+
+from covey.transport import Codec, Envelope, Kind, Link, Record, Registry
+
+from .actor import Actor
+from .address import Address, checked
+from .asks import Sweep, Traced, content
+from .border import LEASE_S, Border
+from .cell import Cell
+from .errors import ActorFailed, Stopped
+from .mailbox import Mailbox
+from .message import Credit, Down, Fault, Reason, type_name
+from .ref import Ref
+from .statistics import DeadLetter, DeadLetters, SystemStatistics
+from .supervision import Restart
+
+A = TypeVar("A", bound=Actor)
+
+# Seconds that drain, hooks and child tasks are given before they are cancelled.
+GRACE_S = 5.0
+
+log = structlog.get_logger("covey.actors")
+
+_trace: ContextVar[str | None] = ContextVar("covey_trace", default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """What an observer sees: a message put in a mailbox, begun, or ended.
+
+    `time` is the loop's clock in seconds. Messages sent while handling one carry its `trace`.
+    """
+
+    stage: Literal["enqueue", "start", "end"]
+    address: str
+    message: str
+    trace: str
+    time: float
+
+
+def runtime_messages() -> tuple[type[Record], ...]:
+    """The runtime's own messages, to be added to every registry."""
+    return (Down, Fault, Credit)
+
+
+class System:
+    """A node of the actor system.
+
+    Args:
+        name: The node's name, the first part of its actors' addresses.
+        registry: The closed table of messages that may cross its links.
+        seed: Seeds `rng`, from which backoff jitter and actors' randomness are drawn.
+        observer: Sees every message enqueued, started and ended; None costs nothing.
+        check_codec: Send every local message through the codec too (for tests): what
+            passes here passes over any link.
+        grace: Seconds for draining, stop hooks and child tasks before they are cancelled.
+        lease: Seconds a lost link may stay lost before its watchers are told.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        registry: Registry | None = None,
+        seed: int | None = None,
+        observer: Callable[[Event], None] | None = None,
+        check_codec: bool = False,
+        grace: float = GRACE_S,
+        lease: float = LEASE_S,
+    ) -> None:
+        """Make a system; entering its block starts it."""
+        self.name = checked(name)
+        self.registry = registry
+        self.rng = random.Random(seed)
+        self.observer = observer
+        self.grace = grace
+        self.cells: dict[str, Cell] = {}
+        self.failures: list[ActorFailed] = []
+        self.dead_letters = DeadLetters(self._log_letter)
+        self._codec = Codec(registry) if check_codec and registry is not None else None
+        if check_codec and registry is None:
+            raise ValueError("check_codec needs the registry of the messages to be checked")
+        # Whether local messages may take the shortest way.
+        self.direct = observer is None and self._codec is None
+        self._traces = itertools.count(1)
+        self._lease = lease
+        self._closing = False
+        self.loop: asyncio.AbstractEventLoop
+        self.sweep: Sweep
+        self.border: Border
+
+    def __repr__(self) -> str:
+        return f"<system {self.name}: {len(self.cells)} actors, {len(self.border.links)} links>"
+
+    async def __aenter__(self) -> System:
+        self.loop = asyncio.get_running_loop()
+        self.sweep = Sweep(self.loop)
+        self.border = Border(self, self._lease)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.drain()
+        if error is None and self.failures:
+            raise self.failures[0]
+
+    # Actors ----------------------------------------------------------------
+
+    async def spawn(
+        self,
+        factory: Callable[[], A],
+        *,
+        name: str,
+        mailbox: Mailbox | None = None,
+        restart: Restart | None = None,
+    ) -> Ref[A]:
+        """Start an actor and return once its `started` is done.
+
+        `factory` makes the actor anew at each restart. Raises what the first
+        `started` raises, `ValueError` where the name is taken, `Stopped` while the
+        system drains. An actor past its restart budget that nobody watches makes
+        leaving the system's block raise `ActorFailed`.
+        """
+        return await self.start(factory, name, mailbox, restart, None)
+
+    async def start(
+        self,
+        factory: Callable[[], A],
+        name: str,
+        mailbox: Mailbox | None,
+        restart: Restart | None,
+        parent: Cell | None,
+    ) -> Ref[A]:
+        """Start an actor under `parent` (None: the system itself)."""
+        if isinstance(factory, Actor):
+            raise TypeError(f"spawn takes a factory, not an instance: use {type(factory).__name__}")
+        address = Address(self.name, checked(name))
+        if self._closing:
+            raise Stopped(str(address), "the system is closing")
+        if name in self.cells:
+            raise ValueError(f"{address} exists already")
+        cell = Cell(self, address, factory, mailbox or Mailbox(), restart or Restart(), parent)
+        self.cells[name] = cell
+        if parent is not None:
+            parent.children[name] = cell
+        cell.ended = self.loop.create_future()
+        ready: asyncio.Future[None] = self.loop.create_future()
+        cell.worker = self.loop.create_task(cell.run(ready), name=str(address))
+        try:
+            await ready
+        except asyncio.CancelledError:
+            cell.finish("its starter was cancelled")
+            raise
+        return Ref(self, address, cell)
+
+    def lookup(self, address: Address | str, kind: type[A]) -> Ref[A]:
+        """A reference to an actor by address, here or on any node; nothing is checked yet."""
+        del kind  # it types the reference
+        if isinstance(address, str):
+            address = Address.parse(address)
+        return Ref(
+            self, address, self.cells.get(address.name) if address.node == self.name else None
+        )
+
+    def ref(self, cell: Cell) -> Ref[Any]:
+        """A reference to an actor of this system."""
+        return Ref(self, cell.address, cell)
+
+    async def stop(self, ref: Ref[Any]) -> None:
+        """Stop a local actor and wait for its end; what is queued becomes dead letters."""
+        cell = self.cells.get(ref.address.name)
+        if cell is not None and ref.address.node == self.name:
+            await cell.halt("stopped")
+
+    def forget(self, cell: Cell) -> None:
+        """Drop an ended actor from the tables."""
+        if self.cells.get(cell.address.name) is cell:
+            del self.cells[cell.address.name]
+        if cell.parent is not None:
+            cell.parent.children.pop(cell.address.name, None)
+
+    # Watching --------------------------------------------------------------
+
+    def watch(self, watcher: Cell, ref: Ref[Any]) -> None:
+        """Deliver one `Down` to `watcher` when `ref` ends."""
+        if ref.address.node != self.name:
+            self.border.watch(watcher.address, ref, watcher.down)
+            return
+        cell = self.cells.get(ref.address.name)
+        if cell is None or cell.queue.closed:
+            watcher.down(Down(ref.text, Reason.STOPPED))
+        else:
+            cell.watchers[watcher.address] = watcher.down
+
+    def unwatch(self, watcher: Cell, ref: Ref[Any]) -> None:
+        """Take a watch back."""
+        if ref.address.node != self.name:
+            self.border.unwatch(watcher.address, ref)
+        elif (cell := self.cells.get(ref.address.name)) is not None:
+            cell.watchers.pop(watcher.address, None)
+
+    # Links -----------------------------------------------------------------
+
+    def attach(self, link: Link, *, default: bool = False) -> None:
+        """Use `link` for its peer's node, and, as `default`, for all nodes without a link of their own."""
+        self.border.attach(link, default)
+
+    # Messages on their way -------------------------------------------------
+
+    def checked(self, message: Any) -> Any:
+        """In a codec-checking system, the message as the other end of a link would see it."""
+        if self._codec is None:
+            return message
+        wire = b"".join(self._codec.encode(Envelope(Kind.TELL, message=message)))
+        return self._codec.decode(wire).message
+
+    def prepare(self, address: Address, message: Any, *, local: bool) -> Any:
+        """A message as it goes on the long way: through the codec, with its trace."""
+        if local:
+            message = self.checked(message)
+        if self.observer is None:
+            return message
+        item = Traced(message, _trace.get() or self._new_trace())
+        self.observed("enqueue", address, item)
+        return item
+
+    def observed(
+        self, stage: Literal["enqueue", "start", "end"], address: Address, item: Any
+    ) -> None:
+        """Tell the observer; bind the trace for what the handler sends."""
+        if self.observer is None:
+            return
+        held = item[1] if type(item) is tuple else getattr(item, "message", None)
+        traced = item if isinstance(item, Traced) else held
+        trace = traced.trace if isinstance(traced, Traced) else self._new_trace()
+        if stage != "enqueue":
+            _trace.set(trace if stage == "start" else None)
+        name = type_name(content(item))
+        self.observer(Event(stage, str(address), name, trace, self.loop.time()))
+
+    def _new_trace(self) -> str:
+        return f"{self.name}-{next(self._traces)}"
+
+    # Logs, counts, end -----------------------------------------------------
+
+    def log_failure(self, address: Address, error: BaseException, pause: float | None) -> None:
+        """Log an actor's failure and what becomes of it."""
+        log.warning(
+            "actor.failed",
+            actor=str(address),
+            error=repr(error),
+            restart_in_s=None if pause is None else round(pause, 3),
+        )
+
+    def _log_letter(self, letter: DeadLetter) -> None:
+        # One line for the first of a kind, then one for each power of two: a
+        # flood of dead letters must not become a flood of lines.
+        count = self.dead_letters.counts[letter.reason]
+        if count & (count - 1) == 0:
+            log.info(
+                "dead_letter",
+                reason=letter.reason,
+                actor=letter.address,
+                message=letter.message,
+                count=count,
+            )
+
+    def statistics(self) -> SystemStatistics:
+        """A snapshot of everything alive."""
+        return SystemStatistics(
+            name=self.name,
+            actors=tuple(cell.statistics() for cell in self.cells.values()),
+            asks=len(self.sweep.pending),
+            dead_letters=dict(self.dead_letters.counts),
+            links=self.border.statistics(),
+        )
+
+    async def drain(self) -> None:
+        """End all actors in reverse start order, handling what they had accepted.
+
+        After `grace` seconds in all, what is left is cancelled and its queued
+        messages become dead letters ("actor stopped"). Idempotent.
+        """
+        self._closing = True
+        self.border.go_away()
+        deadline = self.loop.time() + self.grace
+        while self.cells:  # the last one each time: draining actors may start others
+            await self._drain_one(next(reversed(self.cells.values())), deadline)
+        self.border.close()
+        self.sweep.close()
+
+    async def _drain_one(self, cell: Cell, deadline: float) -> None:
+        ended, worker = cell.ended, cell.worker
+        if ended is None or worker is None:
+            return
+        cell.drain()
+        left = max(0.0, deadline - self.loop.time())
+        await asyncio.wait([ended], timeout=left)
+        if not ended.done():
+            cell.finish("drain ran out of time")
+            worker.cancel()
+        # Cleaning up is bounded by the grace of each hook.
+        await asyncio.wait([worker])
