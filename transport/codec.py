@@ -9,6 +9,7 @@ msgpack (`unpacking.py`).
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from typing import Any, Final
 
 import msgpack  # type: ignore[import-untyped]
@@ -19,7 +20,7 @@ from .errors import DecodeError, LocalProtocolError
 from .limits import Limits
 from .record import Body, Record
 from .registry import Registry
-from .unpacking import Unpacking
+from .unpacking import Readable, Unpacking, nests_deeper, small_bytes
 
 MAGIC: Final = b"cv"
 VERSION: Final = 1
@@ -31,11 +32,15 @@ HEADER_BYTES: Final = _HEADER.size
 #: The only flag of version 1: the message has a body, though it may be empty.
 _HAS_BODY: Final = 0x01
 
-_KINDS: Final[dict[int, Kind]] = {kind.value: kind for kind in Kind}
-_LARGEST_SEQUENCE: Final = 2**64 - 1
+_pack_header: Final = _HEADER.pack
+_unpack_header: Final = _HEADER.unpack_from
 
-#: What the peer's bytes may stand in; they are read at once and never kept, a body apart.
-Readable = bytes | bytearray | memoryview
+_KINDS: Final[dict[int, Kind]] = {kind.value: kind for kind in Kind}
+#: id, to, sender, deadline_ms, trace, fields.
+_META_ITEMS: Final = 6
+
+# As names, so that comparing does not narrow `Any` to a tuple of unknown things.
+_TUPLE: Final[Any] = tuple
 
 #: type id, kind, has a body, fd count, sequence, meta length, body length: a header as checked.
 Header = tuple[int, Kind, int, int, int, int, int]
@@ -49,23 +54,27 @@ class Codec:
         limits: What it takes from a peer, and what it refuses to send.
     """
 
-    __slots__ = ("_packer", "_registry", "_unpacking", "_verify_bytes", "limits")
+    __slots__ = (
+        "_deepest",
+        "_pack",
+        "_pack_record",
+        "_registry",
+        "_small_bytes",
+        "_unpack",
+        "_unpack_record",
+        "limits",
+    )
 
     def __init__(self, registry: Registry, limits: Limits | None = None) -> None:
         self.limits = limits if limits is not None else Limits()
         self._registry = registry
-        self._unpacking = Unpacking(self.limits)
-        self._packer = msgpack.Packer()
-        limits = self.limits
-        # A meta part this small cannot break any limit but depth.
-        self._verify_bytes = min(
-            limits.meta_bytes,
-            limits.str_bytes,
-            limits.bin_bytes,
-            limits.array_items,
-            limits.map_items,
-            limits.containers,
-        )
+        self._small_bytes = small_bytes(self.limits)
+        self._deepest = self.limits.depth - 1  # of a record: the meta array is around it
+        # Bound once: each saves a look-up per envelope. msgpack has no types.
+        self._pack: Callable[[object], bytes] = msgpack.Packer().pack  # pyright: ignore[reportUnknownMemberType]
+        self._unpack = Unpacking(self.limits).unpack
+        self._pack_record = registry.pack
+        self._unpack_record = registry.unpack
 
     def encode(self, envelope: Envelope) -> list[bytes | memoryview]:
         """The frame in one or two pieces: header and meta, then the body itself.
@@ -78,33 +87,32 @@ class Codec:
         if message is None:
             type_id, fields, body = 0, None, None
         else:
-            type_id, fields, body = self._registry.pack(message)
+            type_id, fields, body = self._pack_record(message)
+        id_, to, sender = envelope.id, envelope.to, envelope.sender
+        deadline_ms, trace, fds = envelope.deadline_ms, envelope.trace, envelope.fds
+        parts = (id_, to, sender, deadline_ms, trace, fields)
+        if not _are_meta(id_, to, sender, deadline_ms, trace):
+            raise LocalProtocolError(_label(envelope), _meta_fault(parts))
         try:
-            meta: bytes = self._packer.pack(
-                (
-                    envelope.id,
-                    envelope.to,
-                    envelope.sender,
-                    envelope.deadline_ms,
-                    envelope.trace,
-                    fields,
-                )
+            meta = self._pack(parts)
+            head = _pack_header(
+                MAGIC,
+                VERSION,
+                envelope.kind,
+                0 if body is None else _HAS_BODY,
+                len(fds),
+                type_id,
+                envelope.sequence,
+                len(meta),
+                0 if body is None else len(body),
             )
-        except (TypeError, ValueError, OverflowError) as error:
+        except (TypeError, ValueError, OverflowError, struct.error) as error:
             raise LocalProtocolError(_label(envelope), str(error)) from error
-        body_length = 0 if body is None else len(body)
-        head = _HEADER.pack(
-            MAGIC,
-            VERSION,
-            envelope.kind,
-            0 if body is None else _HAS_BODY,
-            len(envelope.fds),
-            type_id,
-            envelope.sequence,
-            len(meta),
-            body_length,
-        )
-        return [head + meta, body] if body_length and body is not None else [head + meta]
+        if body or fds:
+            self._check_beside(envelope, body)
+        if len(meta) > self._small_bytes or self._registry.deepest > self._deepest:
+            self._check_meta(envelope, meta)
+        return [head + meta, body] if body else [head + meta]
 
     def read_header(self, data: Readable, offset: int = 0) -> Header:
         """Check the 24 bytes of a header and give its values.
@@ -113,7 +121,7 @@ class Codec:
             DecodeError: If it is no header of this version, or announces more than the limits.
         """
         magic, version, kind_number, flags, fd_count, type_id, sequence, meta, body = (
-            _HEADER.unpack_from(data, offset)
+            _unpack_header(data, offset)
         )
         if magic != MAGIC or version != VERSION:
             raise DecodeError("header", f"it does not begin an envelope of version {VERSION}")
@@ -151,30 +159,68 @@ class Codec:
     ) -> Envelope:
         """As `decode`, for a header from `read_header` and parts of its lengths."""
         type_id, kind, has_body, fd_count, sequence, _, _ = header
-        parts = self._unpacking.unpack(meta)
-        if type(parts) is not tuple or len(parts) != 6:
+        parts = self._unpack(meta)
+        if type(parts) is not _TUPLE or len(parts) != _META_ITEMS:
             raise DecodeError("meta", "it is not an array of six")
         id_, to, sender, deadline_ms, trace, fields = parts
-        if type(to) is not str or type(sender) is not str:
-            raise DecodeError("meta", "an address is not a str")
-        if type(id_) is not int or not 0 <= id_ <= LARGEST_INT:
-            raise DecodeError("meta", "the id is not an int from 0 to 2**63 - 1")
-        if deadline_ms is not None and (
-            type(deadline_ms) is not int or not 0 <= deadline_ms <= LARGEST_INT
-        ):
-            raise DecodeError("meta", "the deadline is not an int from 0 to 2**63 - 1")
-        if trace is not None and type(trace) is not str:
-            raise DecodeError("meta", "the trace is not a str")
+        if not _are_meta(id_, to, sender, deadline_ms, trace):
+            raise DecodeError("meta", _meta_fault(parts))
         if len(fds) != fd_count:
             raise DecodeError("header", f"{fd_count} descriptors announced, {len(fds)} came")
         message: Record | None = None
         if type_id:
-            message = self._registry.unpack(type_id, fields, body if has_body else None)
+            if self._registry.deepest > self._deepest and nests_deeper(parts, self.limits.depth):
+                raise DecodeError("meta", f"more than {self.limits.depth} arrays and maps deep")
+            message = self._unpack_record(type_id, fields, body if has_body else None)
         elif fields is not None or has_body:
             raise DecodeError("meta", "fields or a body without a type id")
         return Envelope(kind, to, sender, id_, message, deadline_ms, trace, sequence, fds)
+
+    def _check_beside(self, envelope: Envelope, body: Body | None) -> None:
+        """Refuse what the peer would: better an error for the caller than a closed link."""
+        limits = self.limits
+        if body is not None and len(body) > limits.body_bytes:
+            why = f"its body takes {len(body)} bytes, more than {limits.body_bytes}"
+            raise LocalProtocolError(_label(envelope), why)
+        if len(envelope.fds) > limits.fds:
+            why = f"{len(envelope.fds)} descriptors are more than {limits.fds}"
+            raise LocalProtocolError(_label(envelope), why)
+
+    def _check_meta(self, envelope: Envelope, meta: bytes) -> None:
+        limits = self.limits
+        if len(meta) > limits.meta_bytes:
+            why = f"its fields take {len(meta)} bytes, more than {limits.meta_bytes}"
+            raise LocalProtocolError(_label(envelope), why)
+        try:
+            deep = nests_deeper(self._unpack(meta), limits.depth)
+        except DecodeError as error:
+            raise LocalProtocolError(_label(envelope), error.why) from error
+        if deep:
+            why = f"it nests deeper than {limits.depth} arrays and maps"
+            raise LocalProtocolError(_label(envelope), why)
 
 
 def _label(envelope: Envelope) -> Any:
     message = envelope.message
     return envelope.kind.name if message is None else type(message).__qualname__
+
+
+def _are_meta(id_: Any, to: Any, sender: Any, deadline_ms: Any, trace: Any) -> bool:
+    """Whether these may stand in a meta part, on either side."""
+    return (
+        type(to) is str
+        and type(sender) is str
+        and type(id_) is int
+        and 0 <= id_ <= LARGEST_INT
+        and (deadline_ms is None or (type(deadline_ms) is int and 0 <= deadline_ms <= LARGEST_INT))
+        and (trace is None or type(trace) is str)
+    )
+
+
+def _meta_fault(parts: tuple[Any, ...]) -> str:
+    id_, to, sender, deadline_ms, trace, _ = parts
+    for name, value in (("to", to), ("sender", sender), ("trace", trace)):
+        if type(value) is not str and (name != "trace" or value is not None):
+            return f"{name} is a {type(value).__name__}, not a str"
+    name = "id" if deadline_ms is None or type(id_) is not int else "deadline_ms"
+    return f"{name} is not an int from 0 to 2**63 - 1"

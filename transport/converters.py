@@ -24,6 +24,10 @@ LARGEST_INT: Final = 2**63 - 1
 
 _NONE: Final = type(None)
 
+# As names, so that comparing does not narrow `Any` to containers of unknown things.
+_DICT: Final[Any] = dict
+_TUPLE: Final[Any] = tuple
+
 
 class Mismatch(Exception):
     """A value is not of its field's type; carries the path as it unwinds.
@@ -46,7 +50,7 @@ def _describe(value: object) -> str:
     """A value for an error text, never more than a line of it."""
     if isinstance(value, (list, tuple, dict)):
         return f"{type(value).__name__} of {len(value)}"  # pyright: ignore[reportUnknownArgumentType]
-    if isinstance(value, (bytes, memoryview)):
+    if isinstance(value, bytes):
         return f"{len(value)} bytes"
     if isinstance(value, int) and value.bit_length() > 64:
         return f"int of {value.bit_length()} bits"
@@ -176,7 +180,7 @@ def of_sequence(item: Converter) -> Converter:
 
     def convert_with(convert: Convert) -> Convert:
         def each(values: Any) -> Any:
-            if type(values) is not tuple:
+            if type(values) is not _TUPLE:
                 raise Mismatch(expected, values)
             if plain.issuperset(map(type, values)):
                 return values
@@ -195,7 +199,7 @@ def of_fixed(items: tuple[Converter, ...]) -> Converter:
 
     def convert_with(converts: tuple[Convert, ...]) -> Convert:
         def each(values: Any) -> Any:
-            if type(values) is not tuple or len(values) != len(items):
+            if type(values) is not _TUPLE or len(values) != len(items):
                 raise Mismatch(expected, values)
             done: list[Any] = []
             try:
@@ -236,7 +240,7 @@ def of_map(item: Converter) -> Converter:
         return convert_all(values, item.dump)  # pyright: ignore[reportUnknownArgumentType]
 
     def load(values: Any) -> Any:
-        if type(values) is not dict:
+        if type(values) is not _DICT:
             raise Mismatch(expected, values)
         return convert_all(values, item.load)  # pyright: ignore[reportUnknownArgumentType]
 
@@ -259,10 +263,12 @@ def of_union(members: tuple[Converter, ...]) -> Converter:
     refuse = _refuse(expected)
 
     def dump(value: Any) -> Any:
-        return dumps.get(type(value), refuse)(value)
+        kind: Any = type(value)
+        return dumps.get(kind, refuse)(value)
 
     def load(value: Any) -> Any:
-        return loads.get(type(value), refuse)(value)
+        kind: Any = type(value)
+        return loads.get(kind, refuse)(value)
 
     return Converter(
         expected,

@@ -23,25 +23,30 @@ class Registry:
     Args:
         classes: Records to add at once.
 
+    Attributes:
+        deepest: The most arrays and maps inside each other that any record of the table can
+            make; `ENDLESS` with one that may contain itself.
+
     Raises:
         ValueError: As `add`.
         SchemaError: As `add`.
     """
 
-    __slots__ = ("_by_class", "_by_id", "_compiler", "_frozen")
+    __slots__ = ("_by_class", "_by_id", "_compiler", "_frozen", "deepest")
 
     def __init__(self, *classes: type[Record]) -> None:
         self._by_id: dict[int, RecordSchema] = {}
         self._by_class: dict[type[Any], tuple[int, RecordSchema]] = {}
         self._compiler = SchemaCompiler()
         self._frozen = False
+        self.deepest = 0
         self.add(*classes)
 
     def __repr__(self) -> str:
         state = "frozen" if self._frozen else "open"
         return f"<Registry of {len(self._by_id)} records, {state}>"
 
-    def __contains__(self, cls: object) -> bool:
+    def __contains__(self, cls: type[Any]) -> bool:
         return cls in self._by_class
 
     @property
@@ -63,6 +68,7 @@ class Registry:
             schema = self._compiler.compile(cls)
             self._by_id[cls.wire_id] = schema
             self._by_class[cls] = (cls.wire_id, schema)
+            self.deepest = max(self.deepest, schema.depth)
 
     def freeze(self) -> None:
         """Close the table for ever; idempotent."""
@@ -106,11 +112,6 @@ class Registry:
         except RecursionError as error:
             raise DecodeError(schema.cls.__qualname__, "it nests too deep") from error
         return record
-
-    def nests_deeper(self, type_id: int, depth: int) -> bool:
-        """Whether a record of this id may nest deeper than so many arrays and maps."""
-        schema = self._by_id.get(type_id)
-        return schema is not None and (schema.recursive or schema.depth > depth)
 
     def _check_new(self, cls: type[Record]) -> None:
         if self._frozen:

@@ -36,6 +36,13 @@ _SCALARS: Final[dict[object, Converter]] = {
     type(None): converters.NONE,
 }
 
+# As names, so that comparing does not narrow `Any` to containers of unknown things.
+_DICT: Final[Any] = dict
+_TUPLE: Final[Any] = tuple
+
+#: The depth of a record that may contain itself; the decoder counts that of each value.
+ENDLESS: Final = 1 << 20
+
 #: The meta array and the record's own map stand around every field.
 _DEEPEST_FIELD: Final = Limits().depth - 2
 
@@ -68,7 +75,7 @@ class RecordSchema:
         body: The name of its `Body` field, None without one.
         body_required: Whether that field refuses None.
         depth: Maps and arrays inside each other, its own map included.
-        recursive: Whether a value of it may contain another, so that `depth` is no bound.
+            `ENDLESS` if a value of it may contain another.
     """
 
     __slots__ = (
@@ -80,7 +87,6 @@ class RecordSchema:
         "body_required",
         "cls",
         "depth",
-        "recursive",
     )
 
     def __init__(self, cls: type[Any]) -> None:
@@ -88,7 +94,6 @@ class RecordSchema:
         self.body: str | None = None
         self.body_required = False
         self.depth = 1
-        self.recursive = False
         self._body_index = 0
         self._dump_plan: tuple[tuple[str, frozenset[type], Callable[[Any], Any]], ...] = ()
         self._load_plan: tuple[_FieldPlan, ...] = ()
@@ -99,7 +104,8 @@ class RecordSchema:
         self._load_plan = tuple(plans)
         self._dump_plan = tuple((p.name, p.converter.plain, p.converter.dump) for p in plans)
         self._names = tuple((p.name, p.converter.plain, p.converter.load) for p in plans)
-        self.depth = 1 + max((p.converter.depth for p in plans), default=0)
+        depth = 1 + max((p.converter.depth for p in plans), default=0)
+        self.depth = ENDLESS if max(depth, self.depth) >= ENDLESS else depth
 
     def set_body(self, name: str, index: int, required: bool) -> None:
         """Say which field is the body, and where it stands among the constructor's arguments."""
@@ -146,7 +152,7 @@ class RecordSchema:
             Mismatch: If fields are missing or unknown, of a wrong type, refused by the class
                 itself, or the body is missing or unexpected.
         """
-        if type(wire) is not dict:
+        if type(wire) is not _DICT:
             raise Mismatch("a map of fields", wire)
         values: list[Any] = []
         name = ""
@@ -229,8 +235,7 @@ class SchemaCompiler:
             finally:
                 self._open.discard(cls)
         elif cls in self._open:
-            for each in self._open:
-                self._schemas[each].recursive = True
+            schema.depth = ENDLESS
         return schema
 
     def _compile_fields(self, schema: RecordSchema) -> None:
@@ -247,7 +252,7 @@ class SchemaCompiler:
                 schema.set_body(field.name, index, required=type(None) not in _members(hint))
                 continue
             converter = self._converter(hint, where)
-            if converter.depth > _DEEPEST_FIELD:
+            if _DEEPEST_FIELD < converter.depth < ENDLESS:
                 raise SchemaError(where, f"it nests deeper than {_DEEPEST_FIELD}")
             plans.append(_FieldPlan(field.name, converter, _default(field)))
         schema.fill(plans)
@@ -326,13 +331,14 @@ class SchemaCompiler:
         expected = " or ".join(converter.expected for converter in by_id.values())
 
         def dump(value: Any) -> Any:
-            wire_id, converter = by_class.get(type(value), (0, None))
+            kind: Any = type(value)
+            wire_id, converter = by_class.get(kind, (0, None))
             if converter is None:
                 raise Mismatch(expected, value)
             return wire_id, converter.dump(value)
 
         def load(value: Any) -> Any:
-            if type(value) is not tuple or len(value) != 2 or type(value[0]) is not int:
+            if type(value) is not _TUPLE or len(value) != 2 or type(value[0]) is not int:
                 raise Mismatch(expected, value)
             converter = by_id.get(value[0])
             if converter is None:

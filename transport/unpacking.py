@@ -7,12 +7,15 @@ Theory of operation. The C unpacker checks each length against our limits, and h
 containers and refuse double keys as each one *ends*. But it allocates an array or map when one
 *begins*: a thousand headers of three bytes, each claiming 4,096 items, make it allocate 32 MiB
 before any hook has run. So a part with many bytes that could be such headers is first scanned
-for its depth, without allocating anything.
+for its depth, which allocates nothing. A small part needs neither the scan nor the count: it
+has not the bytes to break a limit.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 import msgpack  # type: ignore[import-untyped]
@@ -20,7 +23,33 @@ import msgpack  # type: ignore[import-untyped]
 from .errors import DecodeError
 from .limits import Limits
 
+#: What the peer's bytes may stand in; they are read at once and never kept, a body apart.
+Readable = bytes | bytearray | memoryview
+
 _WHERE: Final = "meta"
+
+#: A part of this size allocates 3 MiB at the very most (a header of three bytes claims as many
+#: items as the part has bytes).
+_SMALL_BYTES: Final = 1024
+
+#: Arrays and maps that may be allocated before a scan is worth it: 64 of 32 KiB are 2 MiB.
+_UNSCANNED_HEADERS: Final = 64
+
+#: First bytes of arrays and maps with a length of 16 or 32 bits.
+_LONG_HEADERS: Final = (b"\xdc", b"\xdd", b"\xde", b"\xdf")
+
+
+def small_bytes(limits: Limits) -> int:
+    """The size up to which a part cannot break a limit, but for depth."""
+    return min(
+        _SMALL_BYTES,
+        limits.meta_bytes,
+        limits.str_bytes,
+        limits.bin_bytes,
+        limits.array_items,
+        limits.map_items,
+        limits.containers,
+    )
 
 
 class Unpacking:
@@ -30,46 +59,51 @@ class Unpacking:
         limits: What is accepted.
     """
 
-    __slots__ = ("_left", "_limits", "_unpack")
+    __slots__ = ("_large", "_left", "_limits", "_small", "_small_bytes")
 
     def __init__(self, limits: Limits) -> None:
+        # msgpack has no types: values are `Any` until a schema has looked at them.
+        unpackb: Callable[..., Any] = msgpack.unpackb  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
         self._limits = limits
         self._left = 0
-        self._unpack = self._make_unpack(limits)
+        self._small_bytes = small_bytes(limits)
+        rules = partial(
+            unpackb, use_list=False, strict_map_key=True, max_ext_len=0, ext_hook=_refuse_extension
+        )
+        # Without lengths given, msgpack allows as many as the part has bytes.
+        self._small = partial(rules, object_pairs_hook=_unique)
+        self._large = partial(
+            rules,
+            max_str_len=limits.str_bytes,
+            max_bin_len=limits.bin_bytes,
+            max_array_len=limits.array_items,
+            max_map_len=limits.map_items,
+            list_hook=self._on_array,
+            object_pairs_hook=self._on_map,
+        )
 
-    def unpack(self, part: bytes | bytearray | memoryview) -> Any:
+    def unpack(self, part: Readable) -> Any:
         """The one value that the part holds.
 
         Raises:
             DecodeError: If it is not well-formed msgpack of exactly one value, or a limit or
-                a rule (string keys, no key twice, no extension types) is broken.
+                a rule (string keys, no key twice, no extension types) is broken. Depth is
+                limited by the caller's schema, or `nests_deeper`.
         """
-        self._left = self._limits.containers
         try:
-            return self._unpack(part)
+            if len(part) <= self._small_bytes:
+                return self._small(part)
+            return self._unpack_large(bytes(part))
         except DecodeError:
             raise
         except Exception as error:  # msgpack raises seven kinds, MemoryError among them
             raise DecodeError(_WHERE, f"not msgpack within the limits: {error}") from error
 
-    def _make_unpack(self, limits: Limits) -> Callable[[bytes | bytearray | memoryview], Any]:
-        def unpack(part: bytes | bytearray | memoryview) -> Any:
-            return msgpack.unpackb(
-                part,
-                raw=False,
-                use_list=False,
-                strict_map_key=True,
-                max_str_len=limits.str_bytes,
-                max_bin_len=limits.bin_bytes,
-                max_array_len=limits.array_items,
-                max_map_len=limits.map_items,
-                max_ext_len=0,
-                list_hook=self._on_array,
-                object_pairs_hook=self._on_map,
-                ext_hook=_refuse_extension,
-            )
-
-        return unpack
+    def _unpack_large(self, part: bytes) -> Any:
+        if sum(map(part.count, _LONG_HEADERS)) > _UNSCANNED_HEADERS:
+            scan_depth(part, self._limits.depth)
+        self._left = self._limits.containers
+        return self._large(part)
 
     def _on_array(self, items: tuple[Any, ...]) -> tuple[Any, ...]:
         self._count()
@@ -77,10 +111,7 @@ class Unpacking:
 
     def _on_map(self, pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
         self._count()
-        mapping = dict(pairs)
-        if len(mapping) != len(pairs):
-            raise DecodeError(_WHERE, "a key stands twice in one map")
-        return mapping
+        return _unique(pairs)
 
     def _count(self) -> None:
         self._left -= 1
@@ -88,5 +119,115 @@ class Unpacking:
             raise DecodeError(_WHERE, f"more than {self._limits.containers} arrays and maps")
 
 
+def _unique(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
+    mapping = dict(pairs)
+    if len(mapping) != len(pairs):
+        raise DecodeError(_WHERE, "a key stands twice in one map")
+    return mapping
+
+
 def _refuse_extension(code: int, data: bytes) -> Any:
     raise DecodeError(_WHERE, f"extension type {code}")
+
+
+def nests_deeper(value: object, depth: int) -> bool:
+    """Whether a decoded value has more than `depth` arrays and maps inside each other."""
+    level = _containers((value,))
+    for _ in range(depth):
+        if not level:
+            return False
+        level = [inner for outer in level for inner in _containers(outer)]
+    return bool(level)
+
+
+def _containers(items: Any) -> list[Any]:
+    values: Any = items.values() if type(items) is _DICT else items
+    return [value for value in values if isinstance(value, (tuple, dict))]
+
+
+# As a name, so that comparing does not narrow `Any` to a dict of unknown things.
+_DICT: Final[Any] = dict
+
+# The scan for depth.
+
+#: Items of one byte (small ints, nil, bools), and floats: runs of these are passed in one step.
+_SHORT_RUN: Final = re.compile(rb"[\x00-\x7f\xc0\xc2\xc3\xe0-\xff]*")
+_FLOAT_RUN: Final = re.compile(rb"(?:\xcb.{8})*", re.DOTALL)
+_FLOAT_BYTES: Final = 9
+
+#: Bytes of an item's payload by its first byte, where that is all there is to know.
+_PAYLOAD: Final = {
+    **{0xA0 + length: length for length in range(32)},
+    0xCA: 4,
+    0xCB: 8,
+    0xCC: 1,
+    0xCD: 2,
+    0xCE: 4,
+    0xCF: 8,
+    0xD0: 1,
+    0xD1: 2,
+    0xD2: 4,
+    0xD3: 8,
+}
+
+#: Bytes of the length that follows the first byte of strings and binaries.
+_LENGTH: Final = {0xC4: 1, 0xC5: 2, 0xC6: 4, 0xD9: 1, 0xDA: 2, 0xDB: 4}
+
+#: The same for arrays and maps, with the items of one entry.
+_ENTRIES: Final = {0xDC: (2, 1), 0xDD: (4, 1), 0xDE: (2, 2), 0xDF: (4, 2)}
+
+
+def scan_depth(part: bytes, limit: int) -> None:
+    """Walk over a msgpack part without decoding it.
+
+    What is malformed otherwise is left for the unpacker to say.
+
+    Raises:
+        DecodeError: If more than `limit` arrays and maps stand inside each other.
+    """
+    left = [1]  # items still to come, of each container we are in
+    position, end = 0, len(part)
+    while left and position < end:
+        run, size = _run_at(part, position)
+        if run:
+            run = min(run, left[-1])
+            position += run * size
+            left[-1] -= run
+        else:
+            left[-1] -= 1
+            position, items = _step_at(part, position)
+            if items:
+                left.append(items)
+                if len(left) - 1 > limit:
+                    raise DecodeError(_WHERE, f"more than {limit} arrays and maps deep")
+        while left and left[-1] <= 0:
+            left.pop()
+
+
+def _run_at(part: bytes, position: int) -> tuple[int, int]:
+    """How many items of one size begin here, and the size."""
+    if part[position] == 0xCB:
+        match = _FLOAT_RUN.match(part, position)
+        return ((match.end() - position) // _FLOAT_BYTES if match else 0), _FLOAT_BYTES
+    match = _SHORT_RUN.match(part, position)
+    return (match.end() - position if match else 0), 1
+
+
+def _step_at(part: bytes, position: int) -> tuple[int, int]:
+    """Where the item that begins here ends, or its first inner item begins, and their number."""
+    first = part[position]
+    position += 1
+    if first in _PAYLOAD:
+        return position + _PAYLOAD[first], 0
+    if first in _LENGTH:
+        after = position + _LENGTH[first]
+        return after + int.from_bytes(part[position:after], "big"), 0
+    if first in _ENTRIES:
+        size, each = _ENTRIES[first]
+        after = position + size
+        return after, int.from_bytes(part[position:after], "big") * each
+    if first <= 0x8F:
+        return position, (first & 0x0F) * 2
+    if first <= 0x9F:
+        return position, first & 0x0F
+    return len(part), 0  # an extension: the unpacker refuses the part
