@@ -27,6 +27,7 @@ Lanes: TypeAlias = npt.NDArray[Any]  # an array of any dtype's `storage`
 
 _EXPONENT_MASK: Final = 0x7FF0_0000_0000_0000
 _F64_BIAS: Final = 1023
+_FEW_LANES: Final = 1 << 16  # up to here a temporary array of bool stays in cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,13 +141,17 @@ DTYPES: Final[dict[str, DType]] = {dtype.name: dtype for dtype in _ALL}
 Left out on purpose: types narrower than a byte (F4, F6) and the bare exponent type F8_E8M0,
 which are containers of quantised weights and mean nothing when averaged."""
 
-BY_TORCH: Final[dict[str, DType]] = {f"torch.{dtype.torch}": dtype for dtype in _ALL}
-"""Every accepted element type by `str()` of its torch dtype."""
+_BY_TORCH: Final = {f"torch.{dtype.torch}": dtype for dtype in _ALL}
+_BY_NUMPY: Final = {dtype.numpy: dtype for dtype in _ALL if dtype.numpy is not None}
 
-BY_NUMPY: Final[dict[np.dtype[Any], DType]] = {
-    dtype.numpy: dtype for dtype in _ALL if dtype.numpy is not None
-}
-"""Every accepted element type that NumPy has, by its NumPy dtype."""
+
+@functools.lru_cache(maxsize=64)
+def dtype_of(native: Any) -> DType | None:
+    """The element type of a tensor's or array's `dtype`, or None if it cannot be stored.
+
+    Any: torch's are told by name, so that torch need not be imported.
+    """
+    return _BY_TORCH.get(str(native)) or _BY_NUMPY.get(native)
 
 
 class Scratch:
@@ -217,7 +222,9 @@ def all_finite(dtype: DType, lanes: Lanes) -> bool:
     if dtype.kind != "float" or not len(lanes):
         return True
     if lanes.dtype.kind == "f" and dtype.itemsize != 2:
-        # NaN propagates through both, and fails both comparisons.
+        if len(lanes) <= _FEW_LANES:
+            return bool(np.isfinite(lanes).all())
+        # Without a temporary: NaN propagates through both, and fails both comparisons.
         return bool(np.minimum.reduce(lanes) > -np.inf and np.maximum.reduce(lanes) < np.inf)
     if not dtype.finite_mask:
         return not bool(np.equal(lanes, 0x80).any())

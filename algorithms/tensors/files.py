@@ -213,9 +213,9 @@ def _check_name(name: object) -> str:
 
 def _as_array(value: Any) -> Any:
     """Plain numbers and lists become arrays; whatever has a dtype is judged by `Layout.of`."""
-    if hasattr(value, "dtype") or not isinstance(value, int | float | list | tuple):
+    if not isinstance(value, int | float | list):
         return value
     try:
-        return np.asarray(value)
+        return np.asarray(cast("Any", value))
     except ValueError:  # a ragged list; refused by its type name
-        return value
+        return cast("object", value)

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast
 
 from ..errors import BadHeader, BadUpdate, ManifestMismatch
-from .dtypes import BY_NUMPY, BY_TORCH, DTYPES, DType
+from .dtypes import DTYPES, DType, dtype_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -253,19 +253,13 @@ def header_size(head: Buffer, *, expected_tensors: int | None = None) -> int:
 
 
 def _dtype_of(name: str, value: Any) -> tuple[DType, bool]:
-    """The element type of a tensor or array (Any: told apart without importing torch)."""
-    dtype = getattr(value, "dtype", None)
-    found = BY_TORCH.get(str(dtype))
-    if found is not None:
-        return found, True
-    try:
-        found = BY_NUMPY.get(dtype) if dtype is not None else None
-    except TypeError:
-        found = None
+    """The element type of a tensor or array, and whether it is a tensor."""
+    native = getattr(value, "dtype", None)
+    found = None if native is None else dtype_of(native)
     if found is None:
-        what = type(value).__name__ if dtype is None else f"of element type {dtype}"
+        what = type(value).__name__ if native is None else f"of element type {native}"
         raise BadUpdate(name, f"{what}, which is not a tensor or array that can be stored")
-    return found, False
+    return found, type(native).__module__ == "torch"
 
 
 def _check_storable(name: str, dtype: DType, shape: tuple[int, ...]) -> None:

@@ -9,7 +9,9 @@ torch is touched only once a torch tensor is seen or a torch model is unpacked.
 
 from __future__ import annotations
 
+import ctypes
 import difflib
+import itertools
 import os
 import sys
 from collections.abc import Collection, Iterator, MutableMapping
@@ -20,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import BadHeader, BadUpdate
-from .dtypes import BY_NUMPY, BY_TORCH, DType, Lanes, all_finite, narrow
+from .dtypes import DType, Lanes, all_finite, dtype_of, narrow
 from .layout import Buffer, Kind, Layout, StateDict, TensorSpec
 
 _PIECE_BYTES: Final = 4 << 20  # large enough that a system call costs nothing, small in memory
@@ -72,7 +74,8 @@ class Packer:
         self._names = layout.by_name.keys()
         self._ignore = frozenset(ignore)
         self._finite = finite
-        self._runs = _runs_of(layout)
+        self._slots = [_Slot(spec) for spec in layout.specs]
+        self._runs = _runs_of(self._slots)
 
     def pack(self, state: StateDict) -> bytearray:
         """Write a state dict as one blob.
@@ -83,17 +86,29 @@ class Packer:
             BadUpdate: Names the tensor that is missing, unexpected, of another shape or element
                 type, or not finite.
         """
-        self.check(state)
-        layout = self.layout
-        blob = bytearray(layout.size)
-        blob[: layout.data_start] = layout.header
-        if kind_of(state) == "torch" and self._pack_torch(state, blob):
-            return blob
-        for spec in layout.specs:
-            position = spec.start
-            for piece in self._pieces(spec, state[spec.name]):
-                blob[position : position + len(piece)] = piece
-                position += len(piece)
+        if state.keys() != self._names:
+            self._check_names(state)
+        blob = bytearray(self.layout.size)
+        blob[: self.layout.data_start] = self.layout.header
+        base = ctypes.addressof(ctypes.c_char.from_buffer(blob))
+        torch: Any = sys.modules.get("torch")
+        plain: tuple[type, ...] = () if torch is None else self._plain_types(torch)
+        for slot in self._slots:
+            value: Any = state[slot.name]
+            if value.shape != slot.shape:
+                raise slot.wrong_shape(value)
+            address = slot.address_of(value) if type(value) in plain else 0
+            if address:
+                # Not a slice assignment: wrapping a small tensor in a view costs more than
+                # copying it. The size is that of shape and type, which are as expected.
+                ctypes.memmove(base + slot.start, address, slot.size)
+            elif type(value) is np.ndarray and value.dtype == slot.type.numpy:
+                np.ndarray(slot.shape, value.dtype, blob, slot.start)[...] = value
+            else:
+                slot.check_type(value)
+                self._pack_converted(slot, value, blob)
+        if self._finite:
+            self._check_finite(blob)
         return blob
 
     def write(self, state: StateDict, fd: int, *, release: bool = False) -> None:
@@ -118,11 +133,11 @@ class Packer:
         emptied: MutableMapping[str, Any] | None = None
         if release and isinstance(state, MutableMapping):
             emptied = cast("MutableMapping[str, Any]", state)
-        for spec in self.layout.specs:
-            for piece in self._pieces(spec, state[spec.name]):
+        for slot in self._slots:
+            for piece in self._pieces(slot, state[slot.name]):
                 write_all(fd, piece)
             if emptied is not None:
-                del emptied[spec.name]
+                del emptied[slot.name]
 
     def unpack(self, buffer: Buffer) -> dict[str, Any]:
         """Give the tensors of a blob as writable views onto it: nothing is copied.
@@ -142,8 +157,8 @@ class Packer:
                 raise BadHeader("the blob has another layout than the one to unpack")
         if self.kind == "torch":
             torch = _import_torch()
-            return {spec.name: _torch_view(torch, spec, buffer) for spec in layout.specs}
-        return {spec.name: _numpy_view(spec, buffer) for spec in layout.specs}
+            return {slot.name: _torch_view(torch, slot, buffer) for slot in self._slots}
+        return {slot.name: _numpy_view(slot, buffer) for slot in self._slots}
 
     def check(self, state: StateDict) -> None:
         """Compare names, shapes and element types with the layout; reads no number.
@@ -153,14 +168,11 @@ class Packer:
         """
         if state.keys() != self._names:
             self._check_names(state)
-        for spec in self.layout.specs:
-            value: Any = state[spec.name]
-            if value.shape != spec.shape:
-                raise BadUpdate(
-                    spec.name, f"has shape {list(value.shape)}, expected {list(spec.shape)}"
-                )
-            if not _can_cast(value, spec.type):
-                raise BadUpdate(spec.name, f"has element type {value.dtype}, expected {spec.dtype}")
+        for slot in self._slots:
+            value: Any = state[slot.name]
+            if value.shape != slot.shape:
+                raise slot.wrong_shape(value)
+            slot.check_type(value)
 
     def _check_names(self, state: StateDict) -> None:
         names = state.keys()
@@ -171,39 +183,33 @@ class Packer:
             if name not in self._names and name not in self._ignore:
                 raise BadUpdate(name, "is not in the model" + _suggest(name, self._names))
 
-    def _pack_torch(self, state: StateDict, blob: bytearray) -> bool:
-        """Copy all tensors of one type in one call; False if some need care of their own."""
-        torch = _import_torch()
-        with torch.no_grad():
-            for run in self._runs:
-                flat = run.torch_view(torch, blob)
-                tensors: list[Any] = []
-                for name in run.names:
-                    tensor: Any = state[name]
-                    if not (_is_torch(tensor) and tensor.dtype == flat.dtype and tensor.is_cpu):
-                        return False
-                    tensors.append(tensor.reshape(-1))
-                if run.lanes:
-                    torch.cat(tensors, out=flat)
-                if self._finite and not all_finite(run.type, run.numpy_view(blob)):
-                    self._name_the_infinite(run, blob)
-        return True
+    def _plain_types(self, torch: Any) -> tuple[type, ...]:
+        """The types whose bytes may be copied; on first use, each slot learns torch's names."""
+        if self._slots[0].torch_dtype is None:
+            for slot in reversed(self._slots):  # the first one last: it tells that all are ready
+                slot.prepare(torch)
+        return (torch.Tensor, torch.nn.Parameter)
 
-    def _name_the_infinite(self, run: _Run, blob: bytearray) -> None:
-        for name in run.names:
-            spec = self.layout.by_name[name]
-            lanes: Lanes = np.frombuffer(
-                blob, spec.type.storage, spec.elements * spec.type.lanes, spec.start
-            )
-            if not all_finite(spec.type, lanes):
-                raise BadUpdate(name, "contains NaN or infinity")
+    def _pack_converted(self, slot: _Slot, value: Any, blob: bytearray) -> None:
+        position = slot.start
+        for piece in self._pieces(slot, value):
+            blob[position : position + piece.nbytes] = piece
+            position += piece.nbytes
 
-    def _pieces(self, spec: TensorSpec, value: Any) -> Iterator[memoryview]:
+    def _check_finite(self, blob: bytearray) -> None:
+        """Look at whole runs of one type, and only at single tensors to name the bad one."""
+        for run in self._runs:
+            if not _finite_at(blob, run[0].type, run[0].start, run[-1].start + run[-1].size):
+                for slot in run:
+                    if not _finite_at(blob, slot.type, slot.start, slot.start + slot.size):
+                        raise BadUpdate(slot.name, "contains NaN or infinity")
+
+    def _pieces(self, slot: _Slot, value: Any) -> Iterator[memoryview]:
         """The tensor's bytes in the layout's element type, checked, a few MiB at a time."""
         pieces = _torch_pieces if _is_torch(value) else _numpy_pieces
-        for lanes in pieces(spec.type, value):
-            if self._finite and not all_finite(spec.type, lanes):
-                raise BadUpdate(spec.name, "contains NaN or infinity")
+        for lanes in pieces(slot.type, value):
+            if self._finite and not all_finite(slot.type, lanes):
+                raise BadUpdate(slot.name, "contains NaN or infinity")
             yield lanes.data.cast("B")
 
 
@@ -213,36 +219,72 @@ def write_all(fd: int, data: memoryview) -> None:
         data = data[os.write(fd, data) :]
 
 
-class _Run:
-    """Neighbouring tensors of one element type: one flat array."""
+class _Slot:
+    """A tensor's place, with everything looked up once that every call needs."""
 
-    __slots__ = ("lanes", "names", "start", "type")
+    __slots__ = (
+        "complex",
+        "elements",
+        "name",
+        "shape",
+        "size",
+        "start",
+        "strided",
+        "torch_dtype",
+        "type",
+    )
 
-    def __init__(self, first: TensorSpec) -> None:
-        self.type = first.type
-        self.start = first.start
-        self.lanes = 0
-        self.names: list[str] = []
+    def __init__(self, spec: TensorSpec) -> None:
+        self.name = spec.name
+        self.type = spec.type
+        self.shape = spec.shape
+        self.start = spec.start
+        self.size = spec.size
+        self.elements = spec.elements
+        self.complex = spec.type.lanes == 2
+        self.torch_dtype: Any = None
+        self.strided: Any = None
 
-    def torch_view(self, torch: Any, blob: bytearray) -> Any:
-        dtype = getattr(torch, self.type.torch)
-        if not self.lanes:
-            return torch.empty(0, dtype=dtype)
-        count = self.lanes // self.type.lanes
-        return torch.frombuffer(blob, dtype=dtype, count=count, offset=self.start)
+    def wrong_shape(self, value: Any) -> BadUpdate:
+        shape, expected = list(value.shape), list(self.shape)
+        return BadUpdate(self.name, f"has shape {shape}, expected {expected}")
 
-    def numpy_view(self, blob: bytearray) -> Lanes:
-        return np.frombuffer(blob, self.type.storage, self.lanes, self.start)
+    def check_type(self, value: Any) -> None:
+        if dtype_of(value.dtype) is not self.type and not _can_cast(value, self.type):
+            got, expected = value.dtype, self.type.name
+            raise BadUpdate(self.name, f"has element type {got}, expected {expected}")
+
+    def address_of(self, tensor: Any) -> int:
+        """Where a plain tensor's bytes lie if they can be copied as they are, else 0.
+
+        Subclasses may keep their data elsewhere; lazily negated or conjugated numbers are not
+        their bytes; a sparse tensor has no one place.
+        """
+        if (
+            tensor.dtype is self.torch_dtype
+            and tensor.is_cpu
+            and tensor.layout is self.strided
+            and tensor.is_contiguous()
+            and not tensor.is_neg()
+            and not (self.complex and tensor.is_conj())
+        ):
+            return int(tensor.data_ptr())
+        return 0
+
+    def prepare(self, torch: Any) -> None:
+        """Look up what torch calls this type."""
+        self.torch_dtype = getattr(torch, self.type.torch)
+        self.strided = torch.strided
 
 
-def _runs_of(layout: Layout) -> list[_Run]:
-    runs: list[_Run] = []
-    for spec in layout.specs:
-        if not runs or runs[-1].type is not spec.type:
-            runs.append(_Run(spec))
-        runs[-1].names.append(spec.name)
-        runs[-1].lanes += spec.elements * spec.type.lanes
-    return runs
+def _runs_of(slots: list[_Slot]) -> list[list[_Slot]]:
+    """Group neighbouring tensors of one element type: each group is one flat array."""
+    return [list(run) for _, run in itertools.groupby(slots, lambda slot: slot.type)]
+
+
+def _finite_at(blob: bytearray, dtype: DType, start: int, end: int) -> bool:
+    width = dtype.storage.itemsize
+    return all_finite(dtype, np.frombuffer(blob, dtype.storage, (end - start) // width, start))
 
 
 def _is_torch(value: object) -> bool:
@@ -257,16 +299,13 @@ def _import_torch() -> Any:
 
 
 def _can_cast(value: Any, dtype: DType) -> bool:
-    """Whether a value's type is the given one, or both are real floats."""
-    if _is_torch(value):
-        own = BY_TORCH.get(str(value.dtype))
-    else:
-        own = BY_NUMPY.get(value.dtype)
-        if own is None:
-            return value.dtype.kind == "f" and dtype.kind == "float" and dtype.lanes == 1
-    if own is dtype:
-        return True
-    return own is not None and own.kind == dtype.kind == "float" and own.lanes == dtype.lanes
+    """Whether a value's type and the given one are both real floats (or both complex)."""
+    own = dtype_of(value.dtype)
+    if own is not None:
+        return own.kind == dtype.kind == "float" and own.lanes == dtype.lanes
+    # A float of NumPy's that cannot be stored itself: big-endian or long.
+    real = getattr(value.dtype, "kind", "") == "f"
+    return real and dtype.kind == "float" and dtype.lanes == 1
 
 
 def _suggest(name: str, names: Collection[str]) -> str:
@@ -274,18 +313,20 @@ def _suggest(name: str, names: Collection[str]) -> str:
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
-def _torch_view(torch: Any, spec: TensorSpec, buffer: Buffer) -> Any:
-    dtype = getattr(torch, spec.type.torch)
-    if not spec.elements:
-        return torch.empty(spec.shape, dtype=dtype)
-    flat = torch.frombuffer(buffer, dtype=dtype, count=spec.elements, offset=spec.start)
-    return flat.view(spec.shape)
+def _torch_view(torch: Any, slot: _Slot, buffer: Buffer) -> Any:
+    if slot.type.numpy is not None:  # by way of NumPy: one call less than frombuffer and view
+        return torch.from_numpy(np.ndarray(slot.shape, slot.type.numpy, buffer, slot.start))
+    dtype = getattr(torch, slot.type.torch)
+    if not slot.elements:
+        return torch.empty(slot.shape, dtype=dtype)
+    flat = torch.frombuffer(buffer, dtype=dtype, count=slot.elements, offset=slot.start)
+    return flat.view(slot.shape)
 
 
-def _numpy_view(spec: TensorSpec, buffer: Buffer) -> npt.NDArray[Any]:
-    if spec.type.numpy is None:
-        raise BadUpdate(spec.name, f"NumPy has no element type {spec.dtype}; unpack as torch")
-    return np.frombuffer(buffer, spec.type.numpy, spec.elements, spec.start).reshape(spec.shape)
+def _numpy_view(slot: _Slot, buffer: Buffer) -> npt.NDArray[Any]:
+    if slot.type.numpy is None:
+        raise BadUpdate(slot.name, f"NumPy has no element type {slot.type.name}; unpack as torch")
+    return np.ndarray(slot.shape, slot.type.numpy, buffer, slot.start)
 
 
 def _torch_pieces(dtype: DType, value: Any) -> Iterator[Lanes]:
