@@ -40,4 +40,5 @@ class UnknownBlob(BlobError):
         self.rid = rid
 
     def __str__(self) -> str:
-        return f"no blob is registered as {self.rid[:4].hex()}...; it was released or never registered"
+        name = self.rid[:4].hex()
+        return f"no blob is registered as {name}...: it was released, or never registered"

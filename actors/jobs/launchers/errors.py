@@ -76,6 +76,8 @@ class ScriptFailed(ScriptError):
     def __str__(self) -> str:
         fault = self.fault
         said = f"{fault.kind}: {fault.text}" if fault.text else fault.kind
+        if fault.kind == "SystemExit":  # what it had to say, it has printed
+            said += f" (its output is in {self.log})"
         where = f'\n  File "{fault.file}", line {fault.line}' if fault.file else ""
         source = f"\n    {fault.source_line}" if fault.source_line else ""
         return f"the script of {self.site} raised {said}{where}{source}"

@@ -47,6 +47,8 @@ class ScriptSettings:
             side, and more threads than cores cost more than they bring.
         gpus: Devices it may see, set as CUDA_VISIBLE_DEVICES; empty leaves `env` as it is.
         path: Folders put on `sys.path` after the script's own.
+        exclude: Variables of the model that are left out of updates; an update's blob then has
+            the layout `layout.without(exclude)`.
         config: What `get_config()` returns in the script.
     """
 
@@ -63,6 +65,7 @@ class ScriptSettings:
     torch_threads: int = 1
     gpus: tuple[int, ...] = ()
     path: tuple[Path, ...] = ()
+    exclude: tuple[str, ...] = ()
     config: Mapping[str, Scalar] = field(default_factory=lambda: _NO_CONFIG)
 
 
