@@ -68,7 +68,7 @@ class Accumulator(Protocol):
         """Compute the chunk's new values from what was folded.
 
         Args:
-            old: The current global model; read-only.
+            old: The current global model; read-only. Undefined if the rule has `uses_old` False.
             out: Where the new values go.
             state: This chunk of each of the rule's `state_names`; to be updated in place.
         """
@@ -80,11 +80,13 @@ class Aggregation(ABC):
 
     Attributes:
         excluded: Variables that are left out of updates and keep their old values.
+        uses_old: Whether `step` reads the old model; if not, it need not be decoded.
         state_names: Float64 arrays, one number per number of the model, that the rule keeps from
             one step to the next, such as the moments of a server optimizer. The driver keeps them.
     """
 
     excluded: frozenset[str] = frozenset()
+    uses_old: bool = True
     state_names: tuple[str, ...] = ()
 
     def sends(self, layout: Layout) -> Layout:

@@ -33,6 +33,8 @@ class FedAvg(Aggregation):
         BadSetting: A factor is negative, infinite or not a number.
     """
 
+    uses_old = False
+
     def __init__(
         self,
         *,

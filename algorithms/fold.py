@@ -22,14 +22,14 @@ import numpy as np
 
 from .aggregation import Aggregation
 from .errors import BadSetting, BadUpdate, NonFiniteUpdate
-from .tensors.dtypes import F64, DType, Lanes, Scratch, narrow, widen
+from .tensors.dtypes import F64, DType, Lanes, Scratch, all_finite, narrow, widen
 from .tensors.layout import Buffer, Layout, TensorSpec
 from .tensors.state import ParamsType
 
 CHUNK_BYTES: Final = 1 << 20  # what `write` gets at a time: a system call costs nothing beside it
-BLOCK_LANES: Final = (
-    1 << 14
-)  # 128 KiB of float64 each for values, sum and result: second-level cache
+BLOCK_LANES: Final = 1 << 16
+"""Numbers per block: 512 KiB as float64, so that values, sum and scratch stay in a cache. Measured
+for two float32 updates: 0.19, 0.26 and 0.33 of memcpy's speed for 2**13, 2**14 and 2**16."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +133,9 @@ class _Fold:
         self._segments = _segments(layout, layouts)
         lanes = min(BLOCK_LANES, max(1, layout.data_size))
         self._accumulator = aggregation.accumulator(lanes, len(updates))
+        self._uses_old = aggregation.uses_old or any(
+            update.params_type == ParamsType.DIFF for update in updates
+        )
         self._scratch = Scratch(lanes)
         self._old_values: F64 = np.empty(lanes, np.float64)
         self._values: F64 = np.empty(lanes, np.float64)
@@ -180,9 +183,9 @@ class _Fold:
         """Fold `count` numbers that begin `position` bytes into the segment."""
         dtype, storage, scratch = segment.type, segment.type.storage, self._scratch
         accumulator, values, old = self._accumulator, self._values[:count], self._old_values[:count]
-        widen(
-            dtype, np.frombuffer(self._old, storage, count, segment.start + position), old, scratch
-        )
+        if self._uses_old:
+            source = np.frombuffer(self._old, storage, count, segment.start + position)
+            widen(dtype, source, old, scratch)
         accumulator.reset(count)
         for update, which in zip(self._updates, self._layout_of, strict=True):
             start = segment.starts[which] + position
@@ -191,12 +194,9 @@ class _Fold:
                 np.add(values, old, out=values)
             accumulator.fold(values, update.weight)
         accumulator.step(old, values, self._state_chunk(count))
-        if dtype.kind == "float" and not (
-            np.minimum.reduce(values) > -dtype.overflow
-            and np.maximum.reduce(values) < dtype.overflow
-        ):
-            raise self._blame(segment, position, values)
         narrow(dtype, values, out, scratch)
+        if not all_finite(dtype, out):
+            raise self._blame(segment, position, out)
 
     def _state_chunk(self, count: int) -> Mapping[str, F64]:
         if not self._state:
@@ -209,25 +209,26 @@ class _Fold:
         if self._checkpoint is not None:
             self._checkpoint()
 
-    def _blame(self, segment: _Segment, position: int, result: F64) -> NonFiniteUpdate:
+    def _blame(self, segment: _Segment, position: int, out: Lanes) -> NonFiniteUpdate:
         """Find the site whose number at the first bad place is not finite, or else the largest."""
         dtype = segment.type
-        bad = int(np.flatnonzero(~(np.abs(result) < dtype.overflow))[0])
+        result: F64 = np.empty(len(out), np.float64)
+        widen(dtype, out, result)
+        bad = int(np.flatnonzero(~np.isfinite(result))[0])
         place = position + bad * dtype.storage.itemsize
-        spec = segment.specs[
-            bisect.bisect_right([s.end - segment.start for s in segment.specs], place)
-        ]
+        ends = [spec.end - segment.start for spec in segment.specs]
+        tensor = segment.specs[bisect.bisect_right(ends, place)].name
         site, largest = self._updates[0].site, -1.0
-        number = np.empty(1, np.float64)
+        number: F64 = np.empty(1, np.float64)
         for update, which in zip(self._updates, self._layout_of, strict=True):
             start = segment.starts[which] + place
             widen(dtype, np.frombuffer(update.buffer, dtype.storage, 1, start), number)
             value = float(number[0])
             if not math.isfinite(value):
-                return NonFiniteUpdate(update.site, spec.name, "NaN or infinity")
+                return NonFiniteUpdate(update.site, tensor, "NaN or infinity")
             if update.weight and abs(value) > largest:
                 site, largest = update.site, abs(value)
-        return NonFiniteUpdate(site, spec.name, f"a result beyond the range of {dtype.name}")
+        return NonFiniteUpdate(site, tensor, f"a number that takes {dtype.name} out of its range")
 
 
 def _check_weights(updates: Sequence[Contribution]) -> None:

@@ -5,12 +5,11 @@ half to even). Types that NumPy has no name for (bfloat16, the 8-bit floats) are
 integer views of their bits, so neither torch nor ml_dtypes is needed. Not here: names, shapes and
 offsets (`layout.py`), state dicts (`state.py`).
 
-Theory of operation of `narrow` for short floats. For x with exponent e and a target with m
-fraction bits, adding C = 1.5 * 2**(e + 52 - m) in float64 pushes everything below the target's
-last bit out of the significand, and the processor rounds it half to even, once; subtracting C
-is exact. Below the target's smallest normal exponent e is held at that exponent, which is what
-subnormals are. The result has at most 8 significant bits, so it is exact in float32 and its upper
-16 bits name it; a table of 65,536 entries turns these into 8-bit codes.
+Theory of operation of `narrow` for floats of 8 and 16 bits. Multiplied by a power of two, a
+float32 has the target's exponent field, and the target's bits are the float32's upper ones, for
+subnormals too: rounding is integer arithmetic on them. Going through float32 would round twice,
+but that only matters if the float32 lies exactly between two targets while the float64 does not:
+these are looked for, and moved off the tie by one bit.
 """
 
 from __future__ import annotations
@@ -25,30 +24,41 @@ import numpy.typing as npt
 F64: TypeAlias = npt.NDArray[np.float64]
 Lanes: TypeAlias = npt.NDArray[Any]  # an array of any dtype's `storage`
 
-_EXPONENT_MASK: Final = 0x7FF0_0000_0000_0000
-_F64_BIAS: Final = 1023
+_F32_BIAS: Final = 127
+_F32_FRACTION_BITS: Final = 23
+_F32_INFINITY: Final = np.uint32(0x7F80_0000)
+_F32_MAGNITUDE: Final = np.uint32(0x7FFF_FFFF)
+_ONE: Final = np.uint32(1)
+_MINUS_ONE: Final = np.uint32(0xFFFF_FFFF)  # added modulo 2**32
+_NOWHERE: Final = np.empty(0, np.intp)
 _FEW_LANES: Final = 1 << 16  # up to here a temporary array of bool stays in cache
 
 
 @dataclass(frozen=True, slots=True)
-class Minifloat:
-    """Bit layout of a float that NumPy cannot compute with.
+class ShortFloat:
+    """Bit layout of a float of 8 or 16 bits: sign, exponent, fraction.
 
     Attributes:
         fraction_bits: Stored bits of the significand.
-        min_exponent: Exponent of the smallest normal number.
-        max_finite: Largest finite value.
-        infinity: Magnitude bits of infinity, or None if the type has none.
+        bias: Subtracted from the exponent field.
+        largest: Magnitude bits of the largest finite value.
+        overflow: Magnitude bits that anything larger becomes: infinity, or NaN without one.
         nan: Bits of the canonical NaN.
         signed_zero: Whether minus zero exists (in the "FNUZ" types its code is NaN).
     """
 
     fraction_bits: int
-    min_exponent: int
-    max_finite: float
-    infinity: int | None
+    bias: int
+    largest: int
+    overflow: int
     nan: int
     signed_zero: bool = True
+
+    def magnitude(self, code: int) -> float:
+        """The number whose magnitude bits are `code`, were every code finite."""
+        exponent, fraction = divmod(code, 1 << self.fraction_bits)
+        significand = fraction / (1 << self.fraction_bits) + (exponent > 0)
+        return float(significand * 2.0 ** (max(exponent, 1) - self.bias))
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +72,8 @@ class DType:
         storage: NumPy dtype of one lane's bits. For the short floats an unsigned integer.
         numpy: NumPy dtype of an array of this type, or None if NumPy has none.
         torch: Attribute of the `torch` module that names the type.
-        finite_mask: Bits that are all ones exactly in NaN and infinity; 0 for other kinds.
-        overflow: A float64 of at least this magnitude is not finite (or, for integers, is
-            saturated) once narrowed.
-        mini: Bit layout, for the floats NumPy cannot compute with.
+        finite_mask: Bits that are all ones exactly in NaN and infinity; 0 where no bits are.
+        short: Bit layout of a float of 8 or 16 bits.
     """
 
     name: str
@@ -74,9 +82,8 @@ class DType:
     storage: np.dtype[Any]
     numpy: np.dtype[Any] | None
     torch: str
-    finite_mask: int
-    overflow: float
-    mini: Minifloat | None = None
+    finite_mask: int = 0
+    short: ShortFloat | None = None
 
     @property
     def lanes(self) -> int:
@@ -84,55 +91,38 @@ class DType:
         return self.itemsize // self.storage.itemsize
 
 
-def _integer(name: str, code: str, torch: str) -> DType:
+def _native(name: str, code: str, torch: str, finite_mask: int = 0) -> DType:
     dtype = np.dtype(code)
-    limit = float(np.iinfo(dtype).max)
-    return DType(name, dtype.itemsize, "int", dtype, dtype, torch, 0, limit)
+    kind: Literal["int", "float"] = "float" if dtype.kind == "f" else "int"
+    return DType(name, dtype.itemsize, kind, dtype, dtype, torch, finite_mask)
 
 
-def _mini(name: str, torch: str, mini: Minifloat, itemsize: int, finite_mask: int) -> DType:
+def _short(name: str, torch: str, finite_mask: int, short: ShortFloat) -> DType:
+    itemsize = 2 if name in ("F16", "BF16") else 1
     storage = np.dtype(f"<u{itemsize}")
-    # Half a step above the largest finite value. (Of F8_E4M3 that very tie, 464, still rounds to
-    # 448; a bound one float64 too strict there is of no consequence.)
-    top = int(np.floor(np.log2(mini.max_finite)))
-    overflow = mini.max_finite + 2.0 ** (top - mini.fraction_bits - 1)
-    return DType(name, itemsize, "float", storage, None, torch, finite_mask, overflow, mini)
+    numpy = np.dtype("<f2") if name == "F16" else None
+    return DType(name, itemsize, "float", storage, numpy, torch, finite_mask, short)
 
-
-def _native(name: str, code: str, torch: str, mask: int, overflow: float) -> DType:
-    dtype = np.dtype(code)
-    return DType(name, dtype.itemsize, "float", dtype, dtype, torch, mask, overflow)
-
-
-_F32_OVERFLOW: Final = (2.0 - 2.0**-24) * 2.0**127  # first float64 that rounds to infinity
 
 _ALL: Final = (
-    DType("BOOL", 1, "bool", np.dtype("u1"), np.dtype("?"), "bool", 0, np.inf),
-    _integer("U8", "u1", "uint8"),
-    _integer("I8", "i1", "int8"),
-    _integer("U16", "<u2", "uint16"),
-    _integer("I16", "<i2", "int16"),
-    _integer("U32", "<u4", "uint32"),
-    _integer("I32", "<i4", "int32"),
-    _integer("U64", "<u8", "uint64"),
-    _integer("I64", "<i8", "int64"),
-    _native("F16", "<f2", "float16", 0x7C00, 65520.0),
-    _native("F32", "<f4", "float32", 0x7F80_0000, _F32_OVERFLOW),
-    _native("F64", "<f8", "float64", 0x7FF0_0000_0000_0000, np.inf),
-    DType(
-        "C64", 8, "float", np.dtype("<f4"), np.dtype("<c8"), "complex64", 0x7F80_0000, _F32_OVERFLOW
-    ),
-    _mini(
-        "BF16",
-        "bfloat16",
-        Minifloat(7, -126, (2.0 - 2.0**-7) * 2.0**127, 0x7F80, 0x7FC0),
-        2,
-        0x7F80,
-    ),
-    _mini("F8_E4M3", "float8_e4m3fn", Minifloat(3, -6, 448.0, None, 0x7F), 1, 0x7F),
-    _mini("F8_E5M2", "float8_e5m2", Minifloat(2, -14, 57344.0, 0x7C, 0x7F), 1, 0x7C),
-    _mini("F8_E4M3FNUZ", "float8_e4m3fnuz", Minifloat(3, -7, 240.0, None, 0x80, False), 1, 0),
-    _mini("F8_E5M2FNUZ", "float8_e5m2fnuz", Minifloat(2, -15, 57344.0, None, 0x80, False), 1, 0),
+    DType("BOOL", 1, "bool", np.dtype("u1"), np.dtype("?"), "bool"),
+    _native("U8", "u1", "uint8"),
+    _native("I8", "i1", "int8"),
+    _native("U16", "<u2", "uint16"),
+    _native("I16", "<i2", "int16"),
+    _native("U32", "<u4", "uint32"),
+    _native("I32", "<i4", "int32"),
+    _native("U64", "<u8", "uint64"),
+    _native("I64", "<i8", "int64"),
+    _native("F32", "<f4", "float32", 0x7F80_0000),
+    _native("F64", "<f8", "float64", 0x7FF0_0000_0000_0000),
+    DType("C64", 8, "float", np.dtype("<f4"), np.dtype("<c8"), "complex64", 0x7F80_0000),
+    _short("F16", "float16", 0x7C00, ShortFloat(10, 15, 0x7BFF, 0x7C00, 0x7E00)),
+    _short("BF16", "bfloat16", 0x7F80, ShortFloat(7, 127, 0x7F7F, 0x7F80, 0x7FC0)),
+    _short("F8_E4M3", "float8_e4m3fn", 0x7F, ShortFloat(3, 7, 0x7E, 0x7F, 0x7F)),
+    _short("F8_E5M2", "float8_e5m2", 0x7C, ShortFloat(2, 15, 0x7B, 0x7C, 0x7F)),
+    _short("F8_E4M3FNUZ", "float8_e4m3fnuz", 0, ShortFloat(3, 8, 0x7F, 0x80, 0x80, False)),
+    _short("F8_E5M2FNUZ", "float8_e5m2fnuz", 0, ShortFloat(2, 16, 0x7F, 0x80, 0x80, False)),
 )
 
 DTYPES: Final[dict[str, DType]] = {dtype.name: dtype for dtype in _ALL}
@@ -155,23 +145,28 @@ def dtype_of(native: Any) -> DType | None:
 
 
 class Scratch:
-    """Reusable working memory for `widen` and `narrow`: 12 bytes per lane.
+    """Reusable working memory for `widen` and `narrow`: 22 bytes per number.
 
     Args:
         lanes: Most numbers that will be converted in one call.
     """
 
-    __slots__ = ("narrow", "wide")
+    __slots__ = ("bits", "flags", "more_flags", "sign", "spare", "wide")
 
     def __init__(self, lanes: int) -> None:
-        self.wide: npt.NDArray[np.uint64] = np.empty(lanes, np.uint64)
-        self.narrow: npt.NDArray[np.uint32] = np.empty(lanes, np.uint32)
+        self.wide: F64 = np.empty(lanes, np.float64)
+        self.bits: npt.NDArray[np.uint32] = np.empty(lanes, np.uint32)
+        self.spare: npt.NDArray[np.uint32] = np.empty(lanes, np.uint32)
+        self.sign: npt.NDArray[np.uint32] = np.empty(lanes, np.uint32)
+        self.flags: npt.NDArray[np.bool_] = np.empty(lanes, np.bool_)
+        self.more_flags: npt.NDArray[np.bool_] = np.empty(lanes, np.bool_)
 
 
 def widen(dtype: DType, lanes: Lanes, out: F64, scratch: Scratch | None = None) -> None:
     """Write the numbers of `lanes` to `out` as float64.
 
-    Exact for every type but 64-bit integers beyond 2**53, which are rounded.
+    Exact for every type but 64-bit integers beyond 2**53, which are rounded. A signalling NaN may
+    raise NumPy's warning of an invalid operation, unless the caller has turned that off.
 
     Args:
         dtype: Type of the elements.
@@ -179,19 +174,18 @@ def widen(dtype: DType, lanes: Lanes, out: F64, scratch: Scratch | None = None) 
         out: Array of the same length.
         scratch: Working memory of at least that length; made when absent.
     """
-    if dtype.mini is None:
+    if dtype.short is None:
         np.copyto(out, lanes)
-        return
-    scratch = scratch or Scratch(len(lanes))
-    count = len(lanes)
-    if dtype.itemsize == 2:
-        bits = scratch.narrow[:count]
+    elif dtype.numpy is not None:
+        np.copyto(out, lanes.view(dtype.numpy))
+    elif dtype.itemsize == 2:
+        bits = (scratch or Scratch(len(lanes))).bits[: len(lanes)]
         np.left_shift(lanes, 16, out=bits, dtype=np.uint32)
         np.copyto(out, bits.view(np.float32))
-        return
-    index = scratch.wide[:count].view(np.int64)
-    np.copyto(index, lanes)
-    _decoded(dtype.name).take(index, out=out, mode="clip")
+    else:
+        index = (scratch or Scratch(len(lanes))).wide[: len(lanes)].view(np.int64)
+        np.copyto(index, lanes)
+        _decoded(dtype.name).take(index, out=out, mode="clip")
 
 
 def narrow(dtype: DType, values: F64, out: Lanes, scratch: Scratch | None = None) -> None:
@@ -206,11 +200,11 @@ def narrow(dtype: DType, values: F64, out: Lanes, scratch: Scratch | None = None
         out: One-dimensional array of `dtype.storage`, same length.
         scratch: Working memory of at least that length; made when absent.
     """
-    if dtype.kind == "float":
-        if dtype.mini is None:
-            _narrow_native(values, out)
-        else:
-            _narrow_mini(dtype, dtype.mini, values, out, scratch or Scratch(len(values)))
+    if dtype.short is not None:
+        _narrow_short(dtype.short, values, out, scratch or Scratch(len(values)))
+    elif dtype.kind == "float":
+        with np.errstate(over="ignore", invalid="ignore", under="ignore"):
+            np.copyto(out, values, casting="same_kind")
     elif dtype.kind == "int":
         _narrow_int(values, out)
     else:
@@ -221,21 +215,15 @@ def all_finite(dtype: DType, lanes: Lanes) -> bool:
     """Whether a one-dimensional array of `dtype.storage` holds neither NaN nor infinity."""
     if dtype.kind != "float" or not len(lanes):
         return True
-    if lanes.dtype.kind == "f" and dtype.itemsize != 2:
+    if dtype.short is None:
         if len(lanes) <= _FEW_LANES:
             return bool(np.isfinite(lanes).all())
         # Without a temporary: NaN propagates through both, and fails both comparisons.
         return bool(np.minimum.reduce(lanes) > -np.inf and np.maximum.reduce(lanes) < np.inf)
     if not dtype.finite_mask:
-        return not bool(np.equal(lanes, 0x80).any())
-    bits = lanes.view(f"u{dtype.itemsize}")
-    mask = bits.dtype.type(dtype.finite_mask)
-    return bool(np.maximum.reduce(bits & mask) < mask)
-
-
-def _narrow_native(values: F64, out: Lanes) -> None:
-    with np.errstate(over="ignore", invalid="ignore", under="ignore"):
-        np.copyto(out, values, casting="same_kind")
+        return not bool(np.equal(lanes, dtype.short.nan).any())
+    mask = dtype.storage.type(dtype.finite_mask)
+    return bool(np.maximum.reduce(lanes & mask) < mask)
 
 
 def _narrow_int(values: F64, out: Lanes) -> None:
@@ -255,78 +243,78 @@ def _narrow_int(values: F64, out: Lanes) -> None:
         out[np.isnan(values)] = 0
 
 
-def _narrow_mini(dtype: DType, mini: Minifloat, values: F64, out: Lanes, scratch: Scratch) -> None:
+def _narrow_short(short: ShortFloat, values: F64, out: Lanes, scratch: Scratch) -> None:
     count = len(values)
-    short = _quantise(mini, values, scratch)
-    np.right_shift(short, 16, out=short)
-    if dtype.itemsize == 2:
-        np.copyto(out, short, casting="unsafe")
-        return
-    index = scratch.wide[:count].view(np.int64)
-    np.copyto(index, short)
-    _encoded(dtype.name).take(index, out=out, mode="clip")
-
-
-def _quantise(mini: Minifloat, values: F64, scratch: Scratch) -> npt.NDArray[np.uint32]:
-    """Round in place to the type's grid; give the float32 bits of the result."""
-    count = len(values)
-    steps = scratch.wide[:count]
-    top = int(np.log2(mini.max_finite)) + 1
-    np.bitwise_and(values.view(np.uint64), np.uint64(_EXPONENT_MASK), out=steps)
-    np.clip(
-        steps,
-        np.uint64((mini.min_exponent + _F64_BIAS) << 52),
-        np.uint64((top + _F64_BIAS) << 52),
-        out=steps,
-    )
-    np.add(steps, np.uint64(((52 - mini.fraction_bits) << 52) + (1 << 51)), out=steps)
-    pushed = steps.view(np.float64)
-    short = scratch.narrow[:count].view(np.float32)
+    bits, sign = scratch.bits[:count], scratch.sign[:count]
+    dropped = _F32_FRACTION_BITS - short.fraction_bits
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):
-        np.copyto(short, values, casting="same_kind")  # keeps the sign of what becomes zero
-        np.add(values, pushed, out=values)
-        np.subtract(values, pushed, out=values)
-        np.copysign(values, short, out=short, casting="same_kind")
-    return short.view(np.uint32)
+        if short.bias != _F32_BIAS:
+            np.multiply(values, 2.0 ** (short.bias - _F32_BIAS), out=values)
+        np.copyto(bits.view(np.float32), values, casting="same_kind")
+    np.right_shift(bits, 31, out=sign)
+    np.bitwise_and(bits, _F32_MAGNITUDE, out=bits)
+    nans = _places(np.greater(bits, _F32_INFINITY, out=scratch.flags[:count]))
+    _leave_false_ties(dropped, values, bits, scratch)
+    _drop_bits(dropped, bits, scratch.spare[:count])
+    if count and np.maximum.reduce(bits) > short.largest:
+        bits[bits > short.largest] = short.overflow
+    _set_sign(short, bits, sign, out.itemsize * 8)
+    np.copyto(out, bits, casting="unsafe")
+    out[nans] = short.nan
+
+
+def _places(flags: npt.NDArray[np.bool_]) -> npt.NDArray[np.intp]:
+    """Where flags are set; nearly always nowhere, which is told apart cheaply."""
+    return np.flatnonzero(flags) if flags.any() else _NOWHERE
+
+
+def _leave_false_ties(
+    dropped: int, values: F64, bits: npt.NDArray[np.uint32], scratch: Scratch
+) -> None:
+    """Move float32 bits that became a tie by rounding, to the side where the float64 lies."""
+    count = len(bits)
+    spare, ties = scratch.spare[:count], scratch.flags[:count]
+    np.bitwise_and(bits, np.uint32((1 << dropped) - 1), out=spare)
+    np.equal(spare, np.uint32(1 << (dropped - 1)), out=ties)
+    if not ties.any():
+        return
+    exact, rounded = np.abs(values, out=values), scratch.wide[:count]
+    np.copyto(rounded, bits.view(np.float32))
+    np.bitwise_and(ties, np.not_equal(exact, rounded, out=scratch.more_flags[:count]), out=ties)
+    false = _places(ties)
+    bits[false] += np.where(exact[false] > rounded[false], _ONE, _MINUS_ONE)
+
+
+def _drop_bits(dropped: int, bits: npt.NDArray[np.uint32], spare: npt.NDArray[np.uint32]) -> None:
+    """Shift right by `dropped`, rounding half to even."""
+    np.right_shift(bits, dropped, out=spare)
+    np.bitwise_and(spare, _ONE, out=spare)
+    np.add(spare, np.uint32((1 << (dropped - 1)) - 1), out=spare)
+    np.add(bits, spare, out=bits)
+    np.right_shift(bits, dropped, out=bits)
+
+
+def _set_sign(
+    short: ShortFloat, bits: npt.NDArray[np.uint32], sign: npt.NDArray[np.uint32], width: int
+) -> None:
+    if not short.signed_zero:
+        np.bitwise_and(sign, bits != 0, out=sign)
+    np.left_shift(sign, width - 1, out=sign)
+    np.bitwise_or(bits, sign, out=bits)
 
 
 @functools.cache
 def _decoded(name: str) -> F64:
     """The float64 value of each of an 8-bit type's 256 codes."""
-    mini = DTYPES[name].mini
-    assert mini is not None
-    codes = np.arange(256)
-    sign = np.where(codes & 0x80, -1.0, 1.0)
-    exponent = (codes & 0x7F) >> mini.fraction_bits
-    fraction = (codes & ((1 << mini.fraction_bits) - 1)) / 2.0**mini.fraction_bits
-    normal = exponent > 0
-    scale = 2.0 ** (np.maximum(exponent, 1) - 1 + mini.min_exponent)
-    values: F64 = sign * scale * (normal + fraction)
-    if mini.infinity is not None:
-        values[(codes & 0x7F) == mini.infinity] = np.inf
-        values[codes == mini.infinity | 0x80] = -np.inf
-        values[(codes & 0x7F) > mini.infinity] = np.nan
-    elif mini.signed_zero:
-        values[(codes & 0x7F) == mini.nan] = np.nan
-    else:
-        values[mini.nan] = np.nan
+    short = DTYPES[name].short
+    assert short is not None
+    values: F64 = np.array([short.magnitude(code & 0x7F) for code in range(256)])
+    values[0x80:] *= -1.0
+    if not short.signed_zero:
+        values[short.nan] = np.nan
+        return values
+    for first in (0, 0x80):
+        values[first + short.largest + 1 : first + 0x80] = np.nan
+        if short.overflow != short.nan:
+            values[first + short.overflow] = np.copysign(np.inf, -first)
     return values
-
-
-@functools.cache
-def _encoded(name: str) -> npt.NDArray[np.uint8]:
-    """The 8-bit code of each float32 that is on the type's grid, by its upper 16 bits."""
-    mini = DTYPES[name].mini
-    assert mini is not None
-    bits = np.arange(1 << 16, dtype=np.uint32)
-    floats = (bits << np.uint32(16)).view(np.float32)
-    sign = ((bits >> 8) & 0x80).astype(np.uint8) if mini.signed_zero else np.uint8(0)
-    table = np.full(1 << 16, mini.nan, np.uint8) | sign
-    overflow = mini.nan if mini.infinity is None else mini.infinity
-    table = np.where(np.abs(floats) > mini.max_finite, np.uint8(overflow) | sign, table)
-    table = np.where(np.isnan(floats), np.uint8(mini.nan) | sign, table)
-    values = _decoded(name)
-    for code in np.flatnonzero(np.isfinite(values)):
-        table[int(values[code : code + 1].astype(np.float32).view(np.uint32)[0] >> 16)] = code
-    table[1 << 15] = 0x80 if mini.signed_zero else 0
-    return table.astype(np.uint8)

@@ -335,7 +335,7 @@ def _torch_pieces(dtype: DType, value: Any) -> Iterator[Lanes]:
         value = value.to_dense()
     flat = value.detach().resolve_conj().resolve_neg().reshape(-1)
     target = getattr(torch, dtype.torch)
-    bits = target if dtype.mini is None else (torch.int16 if dtype.itemsize == 2 else torch.uint8)
+    bits = target if dtype.short is None else (torch.int16 if dtype.itemsize == 2 else torch.uint8)
     step = _PIECE_BYTES // dtype.itemsize
     for start in range(0, len(flat), step):
         piece = flat[start : start + step].to(target).cpu()
@@ -347,11 +347,11 @@ def _numpy_pieces(dtype: DType, value: Any) -> Iterator[Lanes]:
     step = _PIECE_BYTES // dtype.itemsize
     for start in range(0, len(flat), step):
         piece = flat[start : start + step]
-        if dtype.mini is not None:
+        if dtype.numpy is None:
             lanes: Lanes = np.empty(len(piece), dtype.storage)
             narrow(dtype, piece.astype(np.float64), lanes)
             yield lanes
             continue
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-            same = piece.astype(cast("np.dtype[Any]", dtype.numpy), copy=False)
+            same = piece.astype(dtype.numpy, copy=False)
         yield same.view(dtype.storage)
