@@ -89,3 +89,17 @@ class ActorFailed(ActorError):
         )
         self.address = address
         self.failures = failures
+
+
+class Deadlock(Exception):
+    """In virtual time, everything waits and nothing is scheduled: real time would hang.
+
+    No `ActorError`: nobody waits for it but the one who runs the loop.
+    """
+
+    def __init__(self, time_s: float, tasks: tuple[str, ...]) -> None:
+        """Say when, and name each waiting task with its line."""
+        waiting = "".join(f"\n  {task}" for task in tasks) or "\n  no task at all"
+        super().__init__(f"at {time_s:g} virtual seconds everything waits for nothing:{waiting}")
+        self.time_s = time_s
+        self.tasks = tasks

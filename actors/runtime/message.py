@@ -11,9 +11,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from covey.transport import Record
+
+if TYPE_CHECKING:
+    from .actor import Actor
 
 To = TypeVar("To", contravariant=True)
 Reply = TypeVar("Reply", covariant=True)

@@ -32,6 +32,7 @@ from .message import Credit, Down, Fault, Reason, type_name
 from .ref import Ref
 from .statistics import DeadLetter, DeadLetters, SystemStatistics
 from .supervision import Restart
+from .wire import decode, encode
 
 A = TypeVar("A", bound=Actor)
 
@@ -104,6 +105,7 @@ class System:
         self._traces = itertools.count(1)
         self._lease = lease
         self._closing = False
+        self.aborted = False
         self.loop: asyncio.AbstractEventLoop
         self.sweep: Sweep
         self.border: Border
@@ -225,7 +227,7 @@ class System:
     # Links -----------------------------------------------------------------
 
     def attach(self, link: Link, *, default: bool = False) -> None:
-        """Use `link` for its peer's node, and, as `default`, for all nodes without a link of their own."""
+        """Use `link` for its peer's node, and, as `default`, for all nodes without one of their own."""
         self.border.attach(link, default)
 
     # Messages on their way -------------------------------------------------
@@ -234,8 +236,8 @@ class System:
         """In a codec-checking system, the message as the other end of a link would see it."""
         if self._codec is None:
             return message
-        wire = b"".join(self._codec.encode(Envelope(Kind.TELL, message=message)))
-        return self._codec.decode(wire).message
+        frame = encode(self._codec, Envelope(Kind.TELL, message=message))
+        return decode(self._codec, frame).message
 
     def prepare(self, address: Address, message: Any, *, local: bool) -> Any:
         """A message as it goes on the long way: through the codec, with its trace."""
@@ -310,6 +312,20 @@ class System:
         while self.cells:  # the last one each time: draining actors may start others
             await self._drain_one(next(reversed(self.cells.values())), deadline)
         self.border.close()
+        self.sweep.close()
+
+    async def abort(self) -> None:
+        """End as a crash would: no drain, no hooks, no goodbye; for simulations."""
+        self._closing = True
+        self.aborted = True
+        self.border.close()
+        for cell in list(self.cells.values()):
+            if cell.worker is not None:
+                cell.worker.cancel()
+        while self.cells:
+            worker = next(iter(self.cells.values())).worker
+            if worker is not None:
+                await asyncio.wait([worker])
         self.sweep.close()
 
     async def _drain_one(self, cell: Cell, deadline: float) -> None:
