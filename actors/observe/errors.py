@@ -1,0 +1,29 @@
+"""What can go wrong when a run is observed.
+
+Here: the errors of this package. Not here: a full disk, which stays the `OSError` it is.
+"""
+
+from __future__ import annotations
+
+
+class ObserveError(Exception):
+    """Root of the errors of this package."""
+
+
+class TrackingUnavailable(ObserveError):
+    """A tracker needs a package that cannot be imported.
+
+    Attributes:
+        tracker: The tracker asked for.
+        extra: The extra of covey that brings what it needs.
+        why: What the import said.
+    """
+
+    def __init__(self, tracker: str, extra: str, why: str) -> None:
+        self.tracker = tracker
+        self.extra = extra
+        self.why = why
+        super().__init__(
+            f"{tracker} tracking is not available: {why}; install it with: "
+            f"pip install 'covey[{extra}]'"
+        )

@@ -1,0 +1,246 @@
+"""The journal of a run: every event in order, and `metrics.jsonl` as they come.
+
+Here: keeping events, writing the rows of `metrics.jsonl`, handing events on to subscribers and
+followers. Not here: making events (the job actor), other files made from them (`tensorboard.py`),
+how they look on a terminal (`covey.recipes.console`).
+
+`record` belongs to the loop that runs the job. `follow` may be used from any loop in any thread:
+a notebook follows a run whose loop is in another thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import os
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+from .events import EventKind, RunEvent
+
+#: Rows are written at once when they come slowly, so that `tail -f` shows them, and together
+#: when thousands of sites answer within one such time: a system call for each would cost as much
+#: as making the row.
+_FLUSH_EVERY_S: Final = 0.2
+
+_METRICS_FILE: Final = "metrics.jsonl"
+
+
+class Journal:
+    """Everything that happened in a run, from its first event.
+
+    Args:
+        folder: The run's folder, which exists; None keeps no file.
+        resume_round: First round that is done again. Rows of earlier rounds are kept, later ones
+            and a row cut off by a kill are dropped. None starts `metrics.jsonl` anew.
+
+    Raises:
+        OSError: If `metrics.jsonl` cannot be read or written.
+    """
+
+    def __init__(self, folder: Path | None, *, resume_round: int | None = None) -> None:
+        self.events: list[RunEvent] = []
+        self._subscribers: list[Callable[[RunEvent], object]] = []
+        self._waiters: list[asyncio.Future[None]] = []
+        self._closed = False
+        self._rows = _Rows(folder / _METRICS_FILE, resume_round) if folder is not None else None
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else "open"
+        return f"<Journal {state}, {len(self.events)} events, {len(self._subscribers)} subscribers>"
+
+    def record(self, event: RunEvent) -> None:
+        """Take in one event: write its row, tell subscribers, wake followers.
+
+        A subscriber that raises is dropped, and a notice says so: neither a terminal nor a
+        tracker may end a run.
+
+        Raises:
+            OSError: If the row cannot be written. The event has been kept and handed on.
+        """
+        self.events.append(event)
+        self._tell(event)
+        self._wake()
+        if self._rows is not None and event.kind in _ROW_OF:
+            self._rows.add(_ROW_OF[event.kind](event), event)
+
+    def subscribe(self, callback: Callable[[RunEvent], object]) -> None:
+        """Call back with each event recorded from now on, before `record` returns."""
+        self._subscribers.append(callback)
+
+    async def follow(self) -> AsyncIterator[RunEvent]:
+        """Every event from the first, in order; ends after RUN_FINISHED or when closed.
+
+        Any number of followers, each at its own pace; one that stops early costs nothing.
+        """
+        position = 0
+        while True:
+            while position < len(self.events):
+                event = self.events[position]
+                position += 1
+                yield event
+                if event.kind is EventKind.RUN_FINISHED:
+                    return
+            if self._closed:
+                return
+            await self._wait_for_more(position)
+
+    def close(self) -> None:
+        """Write what is held back and end all followers; idempotent.
+
+        Raises:
+            OSError: If the last rows cannot be written. The file is closed all the same.
+        """
+        self._closed = True
+        self._wake()
+        if self._rows is not None:
+            self._rows.close()
+
+    def _tell(self, event: RunEvent) -> None:
+        failures: list[str] = []
+        for callback in tuple(self._subscribers):
+            try:
+                callback(event)
+            except Exception as error:
+                self._subscribers.remove(callback)
+                name = getattr(callback, "__name__", type(callback).__name__)
+                failures.append(f"{name} stopped: {_why(error)}")
+        for text in failures:  # only now, so that every subscriber sees events in one order
+            self.record(RunEvent(EventKind.NOTICE, data={"text": text}))
+
+    async def _wait_for_more(self, position: int) -> None:
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        # Looked at again after the waiter is in place: another thread may have recorded since.
+        if len(self.events) == position and not self._closed:
+            await waiter
+
+    def _wake(self) -> None:
+        if self._waiters:
+            waiters, self._waiters = self._waiters, []
+            for waiter in waiters:
+                _wake_one(waiter)
+
+
+class _Rows:
+    """`metrics.jsonl`: appends rows, several at a time when they come fast."""
+
+    def __init__(self, path: Path, resume_round: int | None) -> None:
+        kept = _kept_rows(path, resume_round) if resume_round is not None else b""
+        replacement = path.with_name(path.name + ".new")
+        replacement.write_bytes(kept)
+        replacement.replace(path)
+        self._path = path
+        self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+        self._pending = bytearray()
+        self._flushed_at = 0.0
+
+    def add(self, row: Mapping[str, Any], event: RunEvent) -> None:
+        self._pending += _ENCODE(row).encode() + b"\n"
+        due = event.time - self._flushed_at >= _FLUSH_EVERY_S
+        if due or event.kind is EventKind.ROUND_FINISHED:
+            self._flushed_at = event.time
+            self._flush()
+
+    def close(self) -> None:
+        if self._fd < 0:
+            return
+        try:
+            self._flush()
+        finally:
+            os.close(self._fd)
+            self._fd = -1
+
+    def _flush(self) -> None:
+        # Taken out first: after a full disk, rows are not written twice.
+        data, self._pending = self._pending, bytearray()
+        while data:
+            try:
+                written = os.write(self._fd, data)
+            except OSError as error:
+                error.filename = str(self._path)
+                raise
+            del data[:written]
+
+
+def _kept_rows(path: Path, resume_round: int) -> bytes:
+    if not path.exists():
+        return b""
+    return b"".join(
+        line for line in path.read_bytes().splitlines(True) if _round_of(line) < resume_round
+    )
+
+
+def _round_of(line: bytes) -> float:
+    """The round of a row; infinite for one that was cut off."""
+    with suppress(ValueError, TypeError, KeyError):
+        if line.endswith(b"\n"):
+            return int(json.loads(line)["round"])
+    return math.inf
+
+
+def _site_row(event: RunEvent) -> dict[str, Any]:
+    data = event.data
+    return {
+        "round": event.round,
+        "site": event.site,
+        "task": data.get("task", "train"),
+        "metrics": _finite(data.get("metrics", {})),
+        "weight": data.get("weight"),
+        "seconds": _rounded(data.get("seconds")),
+    }
+
+
+def _global_row(event: RunEvent) -> dict[str, Any]:
+    data = event.data
+    return {
+        "round": event.round,
+        "site": "global",
+        "task": data.get("task", "train"),
+        "metrics": _finite(data.get("metrics", {})),
+        "seconds": _rounded(data.get("seconds")),
+        "best": bool(data.get("best", False)),
+    }
+
+
+_ROW_OF: Final = {EventKind.SITE_FINISHED: _site_row, EventKind.ROUND_FINISHED: _global_row}
+
+#: NaN is no JSON, and most readers refuse a file that has it: such metrics are null.
+_ENCODE: Final = json.JSONEncoder(allow_nan=False, separators=(", ", ": ")).encode
+
+
+def _finite(metrics: Mapping[str, float]) -> Mapping[str, float | None]:
+    for value in metrics.values():
+        if not math.isfinite(value):
+            return {name: v if math.isfinite(v) else None for name, v in metrics.items()}
+    return dict(metrics)
+
+
+def _rounded(seconds: float | None) -> float | None:
+    """To microseconds: more digits say nothing and make every row longer."""
+    return None if seconds is None else round(seconds, 6)
+
+
+def _why(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+def _wake_one(waiter: asyncio.Future[None]) -> None:
+    loop = waiter.get_loop()
+    try:
+        here = asyncio.get_running_loop() is loop
+    except RuntimeError:
+        here = False
+    if here:
+        _set(waiter)
+    else:
+        with suppress(RuntimeError):  # that loop has ended, and its follower with it
+            loop.call_soon_threadsafe(_set, waiter)
+
+
+def _set(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
