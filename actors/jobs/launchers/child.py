@@ -94,8 +94,10 @@ def use_output(fd: int) -> None:
 
 def prepare_streams() -> None:
     """Write lines as they are printed, so that a killed script's last words are in the log."""
-    sys.stdout = sys.__stdout__ = _line_stream(1)
-    sys.stderr = sys.__stderr__ = _line_stream(2)
+    for name, fd in (("stdout", 1), ("stderr", 2)):
+        stream = _line_stream(fd)
+        setattr(sys, name, stream)
+        setattr(sys, f"__{name}__", stream)
     faulthandler.enable(file=2)
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import signal
 from dataclasses import dataclass
 
+from covey.client.messages import Failed
+
 
 class LauncherError(Exception):
     """A script could not be started, or the process that starts them is gone.
@@ -60,6 +62,18 @@ class Fault:
     line: int
     source_line: str
     traceback: str
+
+    @classmethod
+    def of(cls, failed: Failed) -> Fault:
+        """The exception that a script reports."""
+        return cls(
+            kind=failed.kind,
+            text=failed.text,
+            file=failed.file,
+            line=failed.line,
+            source_line=failed.source_line,
+            traceback=failed.traceback,
+        )
 
 
 class ScriptFailed(ScriptError):

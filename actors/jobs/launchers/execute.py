@@ -9,6 +9,7 @@ from __future__ import annotations
 import linecache
 import os
 import sys
+import sysconfig
 import traceback
 from collections.abc import Iterator
 from importlib.machinery import SourceFileLoader
@@ -23,6 +24,9 @@ _MAX_TRACEBACK_CHARACTERS: Final = 48_000
 
 #: Folders below a script's own whose files are nobody's own code.
 _FOREIGN: Final = frozenset({"site-packages", "dist-packages"})
+
+#: Python's own library, which may lie below a script's folder too (a home directory).
+_STANDARD: Final = tuple(sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib"))
 
 
 def main_module(script: str) -> ModuleType:
@@ -89,6 +93,16 @@ def exit_code(error: SystemExit) -> int:
     return 1
 
 
+def is_own(file: str, script: str) -> bool:
+    """Whether a file is the script, or lies beside or below it and is not installed there."""
+    if file == script:
+        return True
+    if not os.path.isabs(file) or file.startswith(_STANDARD) or _FOREIGN & set(file.split(os.sep)):
+        return False
+    folder = os.path.dirname(script)
+    return file.startswith((folder + os.sep, os.path.realpath(folder) + os.sep))
+
+
 def _text_of(error: BaseException) -> str:
     try:
         return str(error)
@@ -98,12 +112,12 @@ def _text_of(error: BaseException) -> str:
 
 def _own_place(error: BaseException, script: str) -> tuple[str, int, str]:
     """File, line and source of the deepest frame that is the user's own."""
-    if isinstance(error, SyntaxError) and error.filename and _is_own(error.filename, script):
+    if isinstance(error, SyntaxError) and error.filename and is_own(error.filename, script):
         return error.filename, error.lineno or 0, (error.text or "").strip()
     place = ("", 0, "")
     for frame, line in _frames(error.__traceback__):
         name = frame.f_code.co_filename
-        if _is_own(name, script) and not _is_ours(frame):
+        if is_own(name, script) and not _is_ours(frame):
             place = (name, line, linecache.getline(name, line).strip())
     return place
 
@@ -120,16 +134,6 @@ def _from_script(error: BaseException, script: str) -> TracebackType | None:
     while trace is not None and trace.tb_frame.f_code.co_filename != script:
         trace = trace.tb_next
     return trace if trace is not None else error.__traceback__
-
-
-def _is_own(file: str, script: str) -> bool:
-    """Whether a file is the script, or lies beside or below it and is not installed there."""
-    if file == script:
-        return True
-    folder = os.path.dirname(os.path.realpath(script))
-    relative = os.path.relpath(os.path.realpath(file), folder) if os.path.isabs(file) else ".."
-    parts = relative.split(os.sep)
-    return parts[0] != ".." and not _FOREIGN & set(parts)
 
 
 def _is_ours(frame: FrameType) -> bool:

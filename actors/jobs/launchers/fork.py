@@ -23,8 +23,9 @@ from . import control
 from .control import Loaded
 from .errors import LauncherError
 from .output import print_lines
-from .process import Process, ProcessScript, numeric_environment, start_script, wait_for_all
+from .process import Process, ProcessScript, start_script, wait_for_all
 from .script import OnMetric, ScriptSettings, Terminal
+from .welcome import numeric_environment
 
 #: Whether this system can fork safely: macOS' own libraries do not survive it.
 FORK_IS_SAFE: Final = sys.platform == "linux"

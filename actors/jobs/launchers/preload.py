@@ -9,6 +9,11 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Iterable
+from typing import Final
+
+#: What a module imports late, in every client by itself: torch._dynamo at the first optimizer
+#: step (seconds and a hundred megabytes), numpy.random when the random state is set.
+_COMPANIONS: Final = {"torch": "torch._dynamo", "numpy": "numpy.random"}
 
 
 def import_all(names: Iterable[str]) -> dict[str, str]:
@@ -27,15 +32,16 @@ def import_all(names: Iterable[str]) -> dict[str, str]:
 def import_one(name: str) -> str | None:
     """Import "a.b", or for "a.b:c" also a.b.c if that is a module; gives why it failed.
 
-    With torch comes torch._dynamo: without it, every client's first optimizer step imports it.
+    A module that is loaded brings its companions along.
     """
     module, _, attribute = name.partition(":")
     try:
         imported = importlib.import_module(module)
         if attribute and not hasattr(imported, attribute):
             importlib.import_module(f"{module}.{attribute}")
-        if "torch" in sys.modules and "torch._dynamo" not in sys.modules:
-            importlib.import_module("torch._dynamo")
+        for loaded, companion in _COMPANIONS.items():
+            if loaded in sys.modules and companion not in sys.modules:
+                importlib.import_module(companion)
     except Exception as error:
         return f"{type(error).__name__}: {error}"
     return None

@@ -26,7 +26,6 @@ from covey.client.messages import (
     Ready,
     Stop,
     Task,
-    Welcome,
     messages,
 )
 from covey.transport import Codec, Envelope, Kind, LinkClosed, Record, SocketLink, TransportError
@@ -45,6 +44,7 @@ from .errors import (
 from .limits import LINK_LIMITS
 from .output import Output
 from .script import OnMetric, Outcome, ScriptSettings, Terminal
+from .welcome import welcome_of
 
 #: How long the link may take to end after its process: it does at once, unless a process that
 #: escaped the script's group holds it open. And the other way round.
@@ -173,7 +173,7 @@ class ProcessScript:
         if isinstance(message, Metric):
             self._on_metric(message)
         elif isinstance(message, Failed):
-            self._fault = self._failure(message)
+            self._fault = ScriptFailed(self._site, self._log, Fault.of(message))
             self._resolve(self._fault)
         elif isinstance(message, Ended):
             self._ended = True
@@ -202,17 +202,6 @@ class ProcessScript:
             self._fault = BadAnswer(self._site, self._log, why)
         self._resolve(self._fault)
         self._process.kill()
-
-    def _failure(self, failed: Failed) -> ScriptFailed:
-        fault = Fault(
-            failed.kind,
-            failed.text,
-            failed.file,
-            failed.line,
-            failed.source_line,
-            failed.traceback,
-        )
-        return ScriptFailed(self._site, self._log, fault)
 
     def _resolve(self, error: ScriptError) -> None:
         if self._pending is not None and not self._pending.done():
@@ -293,49 +282,6 @@ async def start_script(
             raise LauncherError(f"the script of {settings.site}", str(error)) from error
         raise
     return ProcessScript(settings, link, process, output, on_metric)
-
-
-def welcome_of(settings: ScriptSettings) -> Welcome:
-    """The settings as the message that the script's process gets."""
-    return Welcome(
-        site=settings.site,
-        job_id=settings.job_id,
-        script=os.path.abspath(settings.script),
-        args=tuple(settings.args),
-        cwd=os.path.abspath(settings.cwd),
-        env=script_environment(settings),
-        path=tuple(str(folder) for folder in settings.path),
-        seed=settings.seed,
-        kind=settings.kind,
-        torch_threads=settings.torch_threads,
-        exclude=settings.exclude,
-        config=dict(settings.config),
-    )
-
-
-def script_environment(settings: ScriptSettings) -> dict[str, str]:
-    """The script's environment, with its devices; what is no text is left out."""
-    env = {name: value for name, value in settings.env.items() if _is_text(name + value)}
-    if settings.gpus:
-        env["CUDA_VISIBLE_DEVICES"] = ",".join(str(gpu) for gpu in settings.gpus)
-    return env
-
-
-def numeric_environment(env: dict[str, str]) -> dict[str, str]:
-    """An environment in which a numeric library starts no threads by itself.
-
-    Hashing is fixed too, so that the order of sets does not differ from run to run.
-    """
-    threads = {f"{name}_NUM_THREADS": "1" for name in ("OPENBLAS", "OMP", "MKL")}
-    return {"PYTHONHASHSEED": "0", **env, **threads}
-
-
-def _is_text(value: str) -> bool:
-    try:
-        value.encode()
-    except UnicodeEncodeError:  # bytes that are no UTF-8, kept by Python as surrogates
-        return False
-    return True
 
 
 _REGISTRY: Final = messages()

@@ -19,15 +19,9 @@ from weakref import WeakSet
 
 from .errors import LauncherError
 from .output import print_lines
-from .process import (
-    Process,
-    ProcessScript,
-    numeric_environment,
-    script_environment,
-    start_script,
-    wait_for_all,
-)
+from .process import Process, ProcessScript, start_script, wait_for_all
 from .script import OnMetric, ScriptSettings, Terminal
+from .welcome import numeric_environment, script_environment
 
 
 class SpawnedProcess:
