@@ -3,7 +3,8 @@
 Here: scalars, enums, literals, tuples, maps and unions. A converter checks exact types in both
 directions, so that a value which would be refused by the peer is refused before it is sent.
 Nothing is looked up by name and nothing is converted silently, but for an int in a float field
-when it is exactly that float. Not here: records and how types are found (`schema.py`).
+when it is exactly that float. Not here: records and how types are found (`schema.py`), the range
+of ints (`unpacking.py`).
 """
 
 from __future__ import annotations
@@ -17,12 +18,10 @@ from typing import Any, Final
 # caller put into a field: both are `Any` until a converter has looked at them.
 Convert = Callable[[Any], Any]
 
-#: msgpack's signed range; the upper half of its unsigned range is left out, since NumPy,
-#: SQLite and most other languages have no such integer.
-SMALLEST_INT: Final = -(2**63)
-LARGEST_INT: Final = 2**63 - 1
-
 _NONE: Final = type(None)
+
+#: Every int up to here is exactly a float.
+_EXACT_IN_FLOAT: Final = 2**53
 
 # As names, so that comparing does not narrow `Any` to containers of unknown things.
 _DICT: Final[Any] = dict
@@ -94,19 +93,11 @@ def _scalar(expected: str, kind: type) -> Converter:
     return Converter(expected, kinds, _refuse(expected), _refuse(expected), 0, kinds, kinds)
 
 
-def _int(value: Any) -> int:
-    if type(value) is int and SMALLEST_INT <= value <= LARGEST_INT:
-        return value
-    raise Mismatch("an int of 64 bits", value)
-
-
 def _float(value: Any) -> float:
     if type(value) is float:
         return value
-    if type(value) is int and SMALLEST_INT <= value <= LARGEST_INT:
-        exact = float(value)
-        if exact == value:
-            return exact
+    if type(value) is int and abs(value) <= _EXACT_IN_FLOAT:
+        return float(value)
     raise Mismatch("a float", value)
 
 
@@ -114,7 +105,7 @@ BOOL: Final = _scalar("a bool", bool)
 STR: Final = _scalar("a str", str)
 BYTES: Final = _scalar("bytes", bytes)
 NONE: Final = _scalar("None", _NONE)
-INT: Final = Converter("an int", frozenset(), _int, _int, 0, frozenset({int}), frozenset({int}))
+INT: Final = _scalar("an int", int)
 FLOAT: Final = Converter(
     "a float",
     frozenset({float}),
@@ -250,8 +241,8 @@ def of_map(item: Converter) -> Converter:
 
 def of_union(members: tuple[Converter, ...]) -> Converter:
     """A union whose members have different exact types, on both sides."""
-    dumps: dict[type, Convert] = {}
-    loads: dict[type, Convert] = {}
+    dumps: dict[object, Convert] = {}
+    loads: dict[object, Convert] = {}
     # An exact float before the ints which a float field would also take.
     for member in sorted(members, key=lambda member: len(member.wire)):
         for kind in member.python - member.plain:
@@ -263,11 +254,11 @@ def of_union(members: tuple[Converter, ...]) -> Converter:
     refuse = _refuse(expected)
 
     def dump(value: Any) -> Any:
-        kind: Any = type(value)
+        kind: Any = value.__class__
         return dumps.get(kind, refuse)(value)
 
     def load(value: Any) -> Any:
-        kind: Any = type(value)
+        kind: Any = value.__class__
         return loads.get(kind, refuse)(value)
 
     return Converter(

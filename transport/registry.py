@@ -87,7 +87,8 @@ class Registry:
             raise LocalProtocolError(name, "the class is not in this node's registry")
         wire_id, schema = entry
         try:
-            return wire_id, schema.dump(record), schema.dump_body(record)
+            body = None if schema.body is None else schema.dump_body(record)
+            return wire_id, schema.dump(record), body
         except Mismatch as error:
             where = schema.cls.__qualname__ + error.path
             raise LocalProtocolError(where, error.why) from None

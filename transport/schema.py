@@ -13,6 +13,7 @@ import types
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from functools import partial
 from typing import Any, Final, Literal, Union
 
 from . import converters
@@ -48,6 +49,9 @@ _DEEPEST_FIELD: Final = Limits().depth - 2
 
 _ABSENT: Final = object()
 
+# Field values are `Any` until their converter has looked at them.
+_Put = Callable[[Any, Any], object]
+
 #: Where dataclasses keep what they were made with; typeshed does not list it.
 _PARAMETERS: Final = "__dataclass_params__"
 
@@ -79,10 +83,12 @@ class RecordSchema:
     """
 
     __slots__ = (
-        "_body_index",
+        "_construct",
         "_dump_plan",
         "_load_plan",
-        "_names",
+        "_make",
+        "_plans",
+        "_put_body",
         "body",
         "body_required",
         "cls",
@@ -94,24 +100,29 @@ class RecordSchema:
         self.body: str | None = None
         self.body_required = False
         self.depth = 1
-        self._body_index = 0
-        self._dump_plan: tuple[tuple[str, frozenset[type], Callable[[Any], Any]], ...] = ()
-        self._load_plan: tuple[_FieldPlan, ...] = ()
-        self._names: tuple[tuple[str, frozenset[type], Callable[[Any], Any]], ...] = ()
+        slots = _slots_to_fill(cls)
+        # A frozen dataclass sets each field through object.__setattr__, at twice the cost of
+        # the slot's own setter; where the constructor does nothing else, the slots are filled.
+        self._construct = slots is None
+        self._make: Callable[[], Any] = dict if slots is None else partial(object.__new__, cls)
+        self._put_body: _Put | None = None
+        self.fill([])
 
     def fill(self, plans: list[_FieldPlan]) -> None:
         """Set the fields; apart from the constructor because a record may contain itself."""
-        self._load_plan = tuple(plans)
+        self._plans = tuple(plans)
         self._dump_plan = tuple((p.name, p.converter.plain, p.converter.dump) for p in plans)
-        self._names = tuple((p.name, p.converter.plain, p.converter.load) for p in plans)
+        self._load_plan = tuple(
+            (p.name, p.converter.plain, p.converter.load, self._put(p.name)) for p in plans
+        )
         depth = 1 + max((p.converter.depth for p in plans), default=0)
         self.depth = ENDLESS if max(depth, self.depth) >= ENDLESS else depth
 
-    def set_body(self, name: str, index: int, required: bool) -> None:
-        """Say which field is the body, and where it stands among the constructor's arguments."""
+    def set_body(self, name: str, required: bool) -> None:
+        """Say which field is the body."""
         self.body = name
         self.body_required = required
-        self._body_index = index
+        self._put_body = self._put(name)
 
     def dump(self, record: Any) -> dict[str, Any]:
         """The record's fields but for the body, as msgpack takes them.
@@ -154,58 +165,79 @@ class RecordSchema:
         """
         if type(wire) is not _DICT:
             raise Mismatch("a map of fields", wire)
-        values: list[Any] = []
+        record = self._make()
         name = ""
         try:
-            for name, plain, convert in self._names:
+            for name, plain, convert, put in self._load_plan:
                 value = wire[name]
-                values.append(value if type(value) in plain else convert(value))
+                put(record, value if type(value) in plain else convert(value))
         except Mismatch as error:
             raise error.within(f".{name}") from None
         except KeyError:
-            values = self._load_partial(wire)
+            self._load_partial(record, wire)
         else:
-            if len(wire) != len(values):
+            if len(wire) != len(self._load_plan):
                 raise self._unknown(wire)
         if body is not None or self.body is not None:
-            self._insert_body(values, body)
-        try:
-            return self.cls(*values)
-        except Exception as error:  # a check of the class itself, whatever it raises
-            refused = Mismatch("a valid record", wire)
-            refused.why = f"refused by the class: {error}"
-            raise refused from error
+            self._load_body(record, body)
+        return self._call_class(record) if self._construct else record
 
-    def _load_partial(self, wire: dict[Any, Any]) -> list[Any]:
+    def _load_partial(self, record: Any, wire: dict[Any, Any]) -> None:
         """As `load`, for a map without some fields: these take their defaults."""
-        values: list[Any] = []
         found = 0
-        for plan in self._load_plan:
-            value = wire.get(plan.name, _ABSENT)
+        for plan, (name, plain, convert, put) in zip(self._plans, self._load_plan, strict=True):
+            value = wire.get(name, _ABSENT)
             if value is _ABSENT:
-                values.append(plan.absent())
+                put(record, plan.absent())
                 continue
             found += 1
             try:
-                converter = plan.converter
-                plain = type(value) in converter.plain
-                values.append(value if plain else converter.load(value))
+                put(record, value if type(value) in plain else convert(value))
             except Mismatch as error:
-                raise error.within(f".{plan.name}") from None
+                raise error.within(f".{name}") from None
         if found != len(wire):
             raise self._unknown(wire)
-        return values
 
     def _unknown(self, wire: dict[Any, Any]) -> Mismatch:
-        names = {plan.name for plan in self._load_plan}
+        names = {plan.name for plan in self._plans}
         return Mismatch("no other field", next(key for key in wire if key not in names))
 
-    def _insert_body(self, values: list[Any], body: Body | None) -> None:
-        if self.body is None:
+    def _load_body(self, record: Any, body: Body | None) -> None:
+        if self._put_body is None:
             raise Mismatch("no body", body)
         if body is None and self.body_required:
             raise Mismatch("a body", None).within(f".{self.body}")
-        values.insert(self._body_index, body)
+        self._put_body(record, body)
+
+    def _call_class(self, values: dict[str, Any]) -> Any:
+        try:
+            return self.cls(**values)
+        except Exception as error:  # a check of the class itself, whatever it raises
+            refused = Mismatch("a valid record", values)
+            refused.why = f"refused by the class: {error}"
+            raise refused from error
+
+    def _put(self, name: str) -> _Put:
+        """What sets a field of that which `_make` makes."""
+        if self._construct:
+            return lambda values, value: values.__setitem__(name, value)
+        put: _Put = getattr(self.cls, name).__set__
+        return put
+
+
+def _slots_to_fill(cls: type[Any]) -> tuple[str, ...] | None:
+    """The fields of a class whose constructor only fills slots, None for any other class."""
+    if hasattr(cls, "__post_init__") or not _has_generated_constructor(cls):
+        return None
+    names = tuple(field.name for field in fields(cls)) if is_dataclass(cls) else ()
+    slotted = all(isinstance(getattr(cls, n, None), types.MemberDescriptorType) for n in names)
+    return names if slotted else None
+
+
+def _has_generated_constructor(cls: type[Any]) -> bool:
+    # What dataclasses generate is compiled from a string, unlike a constructor of the class.
+    code = getattr(cls.__dict__.get("__init__"), "__code__", None)
+    return code is not None and code.co_filename == "<string>"
 
 
 class SchemaCompiler:
@@ -243,13 +275,13 @@ class SchemaCompiler:
         declared = _declared_fields(cls)
         hints = _hints(cls)
         plans: list[_FieldPlan] = []
-        for index, field in enumerate(declared):
+        for field in declared:
             where = f"{cls.__qualname__}.{field.name}"
             hint = hints[field.name]
             if _is_body(hint):
                 if schema.body is not None:
                     raise SchemaError(where, f"{schema.body} is the body already, and one is all")
-                schema.set_body(field.name, index, required=type(None) not in _members(hint))
+                schema.set_body(field.name, required=type(None) not in _members(hint))
                 continue
             converter = self._converter(hint, where)
             if _DEEPEST_FIELD < converter.depth < ENDLESS:
@@ -324,14 +356,16 @@ class SchemaCompiler:
 
     def _of_tagged(self, records: tuple[type[Record], ...], where: str) -> Converter:
         """A union of records: an array of the wire id and the fields."""
-        by_class = {cls: (cls.wire_id, self._of_record(cls, where)) for cls in records}
+        by_class: dict[object, tuple[int, Converter]] = {
+            cls: (cls.wire_id, self._of_record(cls, where)) for cls in records
+        }
         by_id = dict(by_class.values())
         if 0 in by_id or len(by_id) != len(records):
             raise SchemaError(where, "the records of a union need wire ids of their own")
         expected = " or ".join(converter.expected for converter in by_id.values())
 
         def dump(value: Any) -> Any:
-            kind: Any = type(value)
+            kind: Any = value.__class__
             wire_id, converter = by_class.get(kind, (0, None))
             if converter is None:
                 raise Mismatch(expected, value)
@@ -357,9 +391,9 @@ def _declared_fields(cls: type[Any]) -> tuple[Field[Any], ...]:
         raise SchemaError(cls.__qualname__, "it is not frozen; use @dataclass(frozen=True)")
     declared = fields(cls)
     for field in declared:
-        if not field.init or field.kw_only:
+        if not field.init:
             where = f"{cls.__qualname__}.{field.name}"
-            raise SchemaError(where, "fields must be positional arguments of the constructor")
+            raise SchemaError(where, "every field must be an argument of the constructor")
     return declared
 
 

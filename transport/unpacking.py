@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from functools import partial
 from typing import Any, Final
 
 import msgpack  # type: ignore[import-untyped]
@@ -23,10 +22,22 @@ import msgpack  # type: ignore[import-untyped]
 from .errors import DecodeError
 from .limits import Limits
 
+# msgpack has no types: values are `Any` until a schema has looked at them. Its defaults since 1.0
+# are ours: strings are UTF-8 (raw=False), keys of maps are strings (strict_map_key=True).
+_msgpack: Any = msgpack
+_unpackb: Callable[..., Any] = _msgpack.unpackb
+
 #: What the peer's bytes may stand in; they are read at once and never kept, a body apart.
 Readable = bytes | bytearray | memoryview
 
 _WHERE: Final = "meta"
+
+#: The largest int on the wire. The upper half of msgpack's unsigned range is left out, since
+#: NumPy, SQLite and most languages have no such integer.
+LARGEST_INT: Final = 2**63 - 1
+
+#: What every int of that half begins with, so that a part without this byte has none.
+UINT64: Final = 0xCF
 
 #: A part of this size allocates 3 MiB at the very most (a header of three bytes claims as many
 #: items as the part has bytes).
@@ -59,28 +70,12 @@ class Unpacking:
         limits: What is accepted.
     """
 
-    __slots__ = ("_large", "_left", "_limits", "_small", "_small_bytes")
+    __slots__ = ("_left", "_limits", "_small_bytes")
 
     def __init__(self, limits: Limits) -> None:
-        # msgpack has no types: values are `Any` until a schema has looked at them.
-        unpackb: Callable[..., Any] = msgpack.unpackb  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
         self._limits = limits
         self._left = 0
         self._small_bytes = small_bytes(limits)
-        rules = partial(
-            unpackb, use_list=False, strict_map_key=True, max_ext_len=0, ext_hook=_refuse_extension
-        )
-        # Without lengths given, msgpack allows as many as the part has bytes.
-        self._small = partial(rules, object_pairs_hook=_unique)
-        self._large = partial(
-            rules,
-            max_str_len=limits.str_bytes,
-            max_bin_len=limits.bin_bytes,
-            max_array_len=limits.array_items,
-            max_map_len=limits.map_items,
-            list_hook=self._on_array,
-            object_pairs_hook=self._on_map,
-        )
 
     def unpack(self, part: Readable) -> Any:
         """The one value that the part holds.
@@ -90,20 +85,45 @@ class Unpacking:
                 a rule (string keys, no key twice, no extension types) is broken. Depth is
                 limited by the caller's schema, or `nests_deeper`.
         """
+        if type(part) is not bytes:
+            part = bytes(part)
         try:
-            if len(part) <= self._small_bytes:
-                return self._small(part)
-            return self._unpack_large(bytes(part))
+            if len(part) > self._small_bytes:
+                value = self._unpack_large(part)
+            else:
+                # Without lengths given, msgpack allows as many items as the part has bytes.
+                value = _unpackb(
+                    part,
+                    use_list=False,
+                    max_ext_len=0,
+                    object_pairs_hook=_unique,
+                    ext_hook=_refuse_extension,
+                )
         except DecodeError:
             raise
         except Exception as error:  # msgpack raises seven kinds, MemoryError among them
             raise DecodeError(_WHERE, f"not msgpack within the limits: {error}") from error
+        if UINT64 in part and _holds_long_int(value):
+            raise DecodeError(_WHERE, f"an int past {LARGEST_INT}")
+        return value
 
     def _unpack_large(self, part: bytes) -> Any:
         if sum(map(part.count, _LONG_HEADERS)) > _UNSCANNED_HEADERS:
             scan_depth(part, self._limits.depth)
         self._left = self._limits.containers
-        return self._large(part)
+        limits = self._limits
+        return _unpackb(
+            part,
+            use_list=False,
+            max_str_len=limits.str_bytes,
+            max_bin_len=limits.bin_bytes,
+            max_array_len=limits.array_items,
+            max_map_len=limits.map_items,
+            max_ext_len=0,
+            list_hook=self._on_array,
+            object_pairs_hook=self._on_map,
+            ext_hook=_refuse_extension,
+        )
 
     def _on_array(self, items: tuple[Any, ...]) -> tuple[Any, ...]:
         self._count()
@@ -130,6 +150,15 @@ def _refuse_extension(code: int, data: bytes) -> Any:
     raise DecodeError(_WHERE, f"extension type {code}")
 
 
+def _holds_long_int(value: object) -> bool:
+    level: list[Any] = [value]
+    while level:
+        if any(type(item) is int and item > LARGEST_INT for item in level):
+            return True
+        level = [item for items in _containers(level) for item in _items_of(items)]
+    return False
+
+
 def nests_deeper(value: object, depth: int) -> bool:
     """Whether a decoded value has more than `depth` arrays and maps inside each other."""
     level = _containers((value,))
@@ -141,8 +170,11 @@ def nests_deeper(value: object, depth: int) -> bool:
 
 
 def _containers(items: Any) -> list[Any]:
-    values: Any = items.values() if type(items) is _DICT else items
-    return [value for value in values if isinstance(value, (tuple, dict))]
+    return [value for value in _items_of(items) if isinstance(value, (tuple, dict))]
+
+
+def _items_of(container: Any) -> Any:
+    return container.values() if type(container) is _DICT else container
 
 
 # As a name, so that comparing does not narrow `Any` to a dict of unknown things.
