@@ -1,0 +1,383 @@
+"""What a run looks like on a terminal: one line per round, and last lines that say what came of it.
+
+Here: turning events into lines, plain or above a progress bar. Not here: the events themselves
+(`covey.actors.observe`), the drawing of bars (`bars.py`), what scripts print (it arrives as text
+and is passed on).
+
+Nothing in here may end a run: a terminal that has gone away is written to no more.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Final, TextIO
+from weakref import WeakSet
+
+from covey.actors.observe.events import EventKind, RunEvent
+
+if TYPE_CHECKING:
+    from .bars import Bar
+
+#: More than this do not fit beside each other on a terminal of 100 columns.
+_MAX_METRICS: Final = 4
+
+#: The first line that names what is awaited comes with the first event about it (5 s); within a
+#: run each further one takes twice as long, so that a round of an hour does not fill the screen.
+_FIRST_WAIT_S: Final = 5.0
+
+#: A bar is redrawn ten times a second; updating it more often only costs time.
+_BAR_EVERY_S: Final = 0.1
+
+
+class Console:
+    """Shows a run; subscribe it to the run's journal.
+
+    On a terminal a progress bar stands below the lines. Where output is piped, in a notebook,
+    and with `NO_COLOR` set, there are plain lines and no control codes. Script output arrives by
+    `write`. Two runs at once prefix their lines with the run's name.
+
+    Args:
+        stream: Where to write; None is standard output as it is when the console is made.
+        verbose: Show each site's answer too.
+        bar: Whether a bar may be drawn; False where a debugger needs the terminal.
+        failures: End a failed run with what the script raised. False when the caller raises an
+            error that says it, so that it is said once.
+    """
+
+    #: Weak: a run that was given up without an end is not beside anybody.
+    _open: ClassVar[WeakSet[Console]] = WeakSet()
+
+    def __init__(
+        self,
+        stream: TextIO | None = None,
+        *,
+        verbose: bool = False,
+        failures: bool = True,
+        bar: bool = True,
+    ) -> None:
+        self._stream = _behind_bars(sys.stdout) if stream is None else stream
+        self._verbose = verbose
+        self._may_draw = bar
+        self._failures = failures
+        self._bar: Bar | None = None
+        self._bar_at = 0.0
+        self._dead = False
+        self._state = _State()
+
+    def __repr__(self) -> str:
+        state = "gone" if self._dead else "bar" if self._bar else "plain"
+        return f"<Console {self._state.name or 'before the run'}, {state}>"
+
+    def __call__(self, event: RunEvent) -> None:
+        """Show one event. Never raises for a terminal that has gone away."""
+        show = _SHOW.get(event.kind)
+        if show is not None:
+            show(self, event)
+
+    def write(self, text: str) -> None:
+        """Show whole lines of a script's output, each with its line end."""
+        self._put(text.removesuffix("\n"))
+
+    def close(self) -> None:
+        """Take the bar down, whatever came of the run; idempotent."""
+        self._open.discard(self)
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def _started(self, event: RunEvent) -> None:
+        data = event.data
+        self._state.start(data)
+        self._open.add(self)
+        if self._may_draw and is_terminal(self._stream):
+            from .bars import Bar  # rich takes a tenth of a second, and only a terminal needs it
+
+            self._bar = Bar(self._stream, self._state.name, self._state.rounds)
+        resumed = data.get("resumed_round")
+        if resumed is not None:
+            self._line(f"resuming an unfinished run at round {resumed} (--fresh starts over)")
+        sites, rounds = _count(data.get("sites"), "site"), _count(data.get("rounds"), "round")
+        self._line(f"{self._state.name}: {sites}, {rounds}, seed {data.get('seed')}")
+
+    def _round_started(self, event: RunEvent) -> None:
+        self._state.start_round(event)
+        self._draw(event, now=True)
+
+    def _site_finished(self, event: RunEvent) -> None:
+        self._state.answered += 1
+        if self._verbose:
+            data = event.data
+            parts = [_metrics(data.get("metrics", {})), _seconds(data.get("seconds"))]
+            self._line(_joined(f"  {event.site}", *parts))
+        self._draw(event)
+
+    def _site_failed(self, event: RunEvent) -> None:
+        self._state.failed_sites.append(str(event.site))
+        if event.data.get("fatal"):
+            self._state.failure = event
+            return
+        self._line(f"{event.site} failed in round {event.round}: {one_line(event.data)}", "red")
+
+    def _waiting(self, event: RunEvent) -> None:
+        text = self._state.waiting_for(event.data)
+        if self._bar is not None:
+            self._bar.update(self._state.rounds_done, text)
+        elif self._state.wait_is_due(event):
+            self._line(text)
+
+    def _round_finished(self, event: RunEvent) -> None:
+        data = event.data
+        task = "round" if data.get("task") != "evaluate" else "model"
+        self._state.finish_round(event)
+        self._line(
+            _joined(
+                f"{task} {event.round}",
+                _sites(data, self._state.failed_sites),
+                _metrics(data.get("metrics", {})),
+                _seconds(data.get("seconds")),
+                size(data.get("bytes")),
+            )
+        )
+        self._draw(event, now=True)
+
+    def _finished(self, event: RunEvent) -> None:
+        prefix = self._prefix()  # as it was while other runs were beside this one
+        self.close()
+        for text, style in self._state.closing(event, self._failures):
+            self._put(f"{prefix}{text}", style)
+
+    def _notice(self, event: RunEvent) -> None:
+        self._line(str(event.data.get("text", "")))
+
+    def _draw(self, event: RunEvent, now: bool = False) -> None:
+        if self._bar is not None and (now or event.time - self._bar_at >= _BAR_EVERY_S):
+            self._bar_at = event.time
+            self._bar.update(self._state.rounds_done, self._state.progress())
+
+    def _line(self, text: str, style: str = "") -> None:
+        self._put(f"{self._prefix()}{text}", style)
+
+    def _prefix(self) -> str:
+        return f"{self._state.name}  " if len(self._open) > 1 else ""
+
+    def _put(self, text: str, style: str = "") -> None:
+        if self._dead:
+            return
+        try:
+            if self._bar is not None:
+                self._bar.print(text, style)
+            else:
+                _write(self._stream, text)
+        except (OSError, ValueError):  # a closed pipe, a closed file
+            self._dead = True
+
+
+_SHOW: Final[Mapping[EventKind, Callable[[Console, RunEvent], None]]] = {
+    EventKind.RUN_STARTED: Console._started,
+    EventKind.ROUND_STARTED: Console._round_started,
+    EventKind.SITE_FINISHED: Console._site_finished,
+    EventKind.SITE_FAILED: Console._site_failed,
+    EventKind.WAITING: Console._waiting,
+    EventKind.ROUND_FINISHED: Console._round_finished,
+    EventKind.RUN_FINISHED: Console._finished,
+    EventKind.NOTICE: Console._notice,
+}
+
+
+class _State:
+    """What of a run's past its lines need."""
+
+    def __init__(self) -> None:
+        self.name = ""
+        self.rounds = 0
+        self.rounds_done = 0
+        self.answered = 0
+        self.failure: RunEvent | None = None
+        self.failed_sites: list[str] = []
+        self._sites = 0
+        self._round: int | None = None
+        self._folder: Path | None = None
+        self._wait_s = _FIRST_WAIT_S
+        self._waited_in: tuple[int | None, Any] = (None, None)
+        self._metrics: dict[int, Mapping[str, float]] = {}
+
+    def start(self, data: Mapping[str, Any]) -> None:
+        self.name = str(data.get("name", ""))
+        self.rounds = int(data.get("rounds") or 0)
+        self.rounds_done = int(data.get("resumed_round") or 0)
+        folder = data.get("folder")
+        self._folder = Path(folder) if folder else None
+
+    def start_round(self, event: RunEvent) -> None:
+        self._round = event.round
+        self._sites = int(event.data.get("sites") or 0)
+        self.answered = 0
+        self.failed_sites = []
+
+    def finish_round(self, event: RunEvent) -> None:
+        if event.round is not None:
+            self.rounds_done = event.round + 1
+            # Both a training round and the evaluation after it measure the model of that number.
+            known = self._metrics.setdefault(event.round, {})
+            self._metrics[event.round] = {**known, **event.data.get("metrics", {})}
+
+    def progress(self) -> str:
+        return f"round {self._round}: {self.answered} of {_count(self._sites, 'site')}"
+
+    def waiting_for(self, data: Mapping[str, Any]) -> str:
+        names = [str(name) for name in data.get("sites", ())]
+        more = int(data.get("count") or len(names)) - len(names)
+        whom = ", ".join(names) + (f" and {more} more" if more > 0 else "")
+        task = data.get("task", "train")
+        where = f"{task}, round {self._round}" if self._round is not None else str(task)
+        return f"waiting for {whom or 'sites'} ({where}), {float(data.get('seconds') or 0):.0f} s"
+
+    def wait_is_due(self, event: RunEvent) -> bool:
+        """Once in each round, and then only after twice the longest wait shown in this run."""
+        seconds = float(event.data.get("seconds") or 0)
+        where = (event.round if event.round is not None else self._round, event.data.get("task"))
+        first = where != self._waited_in and seconds >= _FIRST_WAIT_S
+        if not first and seconds < self._wait_s:
+            return False
+        self._waited_in = where
+        self._wait_s = max(self._wait_s, 2 * seconds)
+        return True
+
+    def closing(self, event: RunEvent, failures: bool) -> list[tuple[str, str]]:
+        """The last lines, with their colours."""
+        data = event.data
+        status = str(data.get("status", ""))
+        completed = status == "completed"
+        done = f"{_count(data.get('rounds'), 'round')} in {_seconds(data.get('seconds'))}"
+        lines = [(f"status: {status}, {done}", "green" if completed else "red")]
+        if self._folder is not None:
+            lines += [(text, "") for text in self._where_to_look(self._folder, data)]
+        if not completed and failures:
+            lines += [(text, "red") for text in self._what_failed(data)]
+        return lines
+
+    def _where_to_look(self, folder: Path, data: Mapping[str, Any]) -> list[str]:
+        lines = [f"result: {short(folder)}"]
+        best = data.get("best_round")
+        if best is not None and (folder / "best_model.safetensors").exists():
+            lines.append(f"best model: {self._best(int(best), data)}, best_model.safetensors")
+        tracking = folder / "tracking" / "tensorboard"
+        look = [f"tensorboard --logdir {short(tracking)}"] if tracking.is_dir() else []
+        lines.append("; ".join(["look closer: covey runs", *look]))
+        return lines
+
+    def _best(self, round_: int, data: Mapping[str, Any]) -> str:
+        value = data.get("best_value")
+        if value is None:
+            return f"round {round_}"
+        names = [name for name, v in self._metrics.get(round_, {}).items() if v == value]
+        key = data.get("key_metric") or (names[0] if names else "metric")
+        return f"round {round_} ({key} {value:.4g})"
+
+    def _what_failed(self, data: Mapping[str, Any]) -> list[str]:
+        lines = [str(data["error"])] if data.get("error") else []
+        if self.failure is not None:
+            where = f"{self.failure.site}, round {self.failure.round}"
+            lines += [f"{where}:", *failure_block(self.failure.data)]
+        return lines
+
+
+def failure_block(data: Mapping[str, Any]) -> list[str]:
+    """What a script raised, as Python shows it: the user's own file and line, then the error."""
+    lines: list[str] = []
+    if data.get("file"):
+        lines.append(f'  File "{data["file"]}", line {data.get("line")}')
+        if data.get("source_line"):
+            lines.append(f"    {data['source_line']}")
+    kind, text = data.get("kind"), data.get("text")
+    lines += ": ".join(str(part) for part in (kind, text) if part).splitlines()
+    return lines
+
+
+def one_line(data: Mapping[str, Any]) -> str:
+    """What a script raised, in one line: the error and where."""
+    block = failure_block(data)
+    error = next((line for line in block if not line.startswith("  ")), "it ended")
+    if not data.get("file"):
+        return error
+    return f"{error} ({short(Path(str(data['file'])))}, line {data.get('line')})"
+
+
+def is_terminal(stream: TextIO) -> bool:
+    """Whether a bar may be drawn: a terminal that understands it, and no wish for plain text."""
+    if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+        return False
+    with suppress(AttributeError, ValueError):  # closed, or not quite a file
+        return stream.isatty()
+    return False
+
+
+def _behind_bars(stream: TextIO) -> TextIO:
+    """The terminal itself, where the bar of another run stands in for it."""
+    proxied: TextIO = getattr(stream, "rich_proxied_file", stream)
+    return proxied
+
+
+def short(path: Path) -> str:
+    """A path as the user would type it: relative if it lies below the current folder."""
+    with suppress(ValueError, OSError):
+        return str(path.resolve().relative_to(Path.cwd()))
+    return str(path)
+
+
+def size(count: float | None) -> str:
+    """A number of bytes for people."""
+    if count is None:
+        return ""
+    value = float(count)
+    for unit in ("B", "KB", "MB", "GB"):
+        if value < 1000:
+            return f"{value:.3g} {unit}"
+        value /= 1000
+    return f"{value:.3g} TB"
+
+
+def _sites(data: Mapping[str, Any], failed_sites: list[str]) -> str:
+    ok, failed = data.get("ok", 0), data.get("failed", 0)
+    if not failed:
+        return f"{ok} ok"
+    names = f" ({', '.join(failed_sites[:3])})" if 0 < len(failed_sites) <= 3 else ""
+    return f"{ok} ok, {failed} failed{names}"
+
+
+def _metrics(metrics: Mapping[str, float]) -> str:
+    shown = [f"{name} {value:.4g}" for name, value in list(metrics.items())[:_MAX_METRICS]]
+    if len(metrics) > _MAX_METRICS:
+        shown.append(f"+{len(metrics) - _MAX_METRICS}")
+    return "  ".join(shown)
+
+
+def _seconds(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def _count(number: int | None, noun: str) -> str:
+    return f"{number or 0} {noun}{'' if number == 1 else 's'}"
+
+
+def _joined(*parts: str) -> str:
+    return "  ".join(part for part in parts if part)
+
+
+def _write(stream: TextIO, text: str) -> None:
+    try:
+        stream.write(text + "\n")
+    except UnicodeEncodeError:  # a terminal that is not UTF-8 shows what it can
+        encoding = stream.encoding or "ascii"
+        stream.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+    stream.flush()
