@@ -100,7 +100,7 @@ def is_train() -> bool:
     Raises:
         WrongCall: If no task is open.
     """
-    return current("covey.client.is_train()").task_name == "train"
+    return current("covey.client.is_train()").asked_for("train")
 
 
 def is_evaluate() -> bool:
@@ -109,7 +109,7 @@ def is_evaluate() -> bool:
     Raises:
         WrongCall: If no task is open.
     """
-    return current("covey.client.is_evaluate()").task_name == "evaluate"
+    return current("covey.client.is_evaluate()").asked_for("evaluate")
 
 
 def is_submit_model() -> bool:
@@ -118,7 +118,7 @@ def is_submit_model() -> bool:
     Raises:
         WrongCall: If no task is open.
     """
-    return current("covey.client.is_submit_model()").task_name == "submit_model"
+    return current("covey.client.is_submit_model()").asked_for("submit_model")
 
 
 def system_info() -> dict[str, str]:

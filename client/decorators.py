@@ -36,6 +36,9 @@ _Metrics = TypeVar("_Metrics", bound="Mapping[str, float] | float")
 #: Metrics of the model received last, until the answer that carries them: (model, metrics).
 _measured: tuple[FLModel, Mapping[str, float]] | None = None
 
+#: The model whose "evaluate" task was answered by an `evaluate` function.
+_evaluated: FLModel | None = None
+
 
 def train(function: Callable[_P, FLModel]) -> Callable[..., FLModel | None]:
     """Turn a training function into one that answers the current task.
@@ -54,7 +57,8 @@ def train(function: Callable[_P, FLModel]) -> Callable[..., FLModel | None]:
     def answer(*args: Any, **kwargs: Any) -> FLModel | None:
         global _measured
         received, args = _with_model(function, args, kwargs)
-        if api.is_evaluate():
+        # Not `is_evaluate`: asking that says that the script can evaluate by itself.
+        if received is _evaluated or api.get_task_name() == "evaluate":
             return None
         result = function(*args, **kwargs)
         if not isinstance(result, FLModel):  # pyright: ignore[reportUnnecessaryIsInstance]
@@ -80,13 +84,14 @@ def evaluate(function: Callable[_P, _Metrics]) -> Callable[..., _Metrics]:
 
     @functools.wraps(function)
     def measure(*args: Any, **kwargs: Any) -> _Metrics:
-        global _measured
+        global _measured, _evaluated
         received, args = _with_model(function, args, kwargs)
         result = function(*args, **kwargs)
         metrics: Mapping[str, float]
         metrics = result if isinstance(result, Mapping) else {"accuracy": result}
         if api.is_evaluate():
             api.send(FLModel(metrics=metrics))
+            _evaluated = received
         else:
             _measured = (received, metrics)
         return result

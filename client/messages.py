@@ -104,6 +104,8 @@ class Answer(Record, id=211):
         size: Bytes of the tensors' blob, 0 without tensors.
         metrics: Metrics of the model that was received.
         meta: Free data; `NUM_STEPS_CURRENT_ROUND` is the weight.
+        evaluates: Whether the script has called `is_evaluate()` and so tells tasks apart: it can
+            then be asked to evaluate alone.
     """
 
     task: TaskName
@@ -113,6 +115,7 @@ class Answer(Record, id=211):
     size: int = 0
     metrics: dict[str, float] = field(default_factory=dict[str, float])
     meta: dict[str, Scalar] = field(default_factory=dict[str, Scalar])
+    evaluates: bool = False
 
 
 @dataclass(frozen=True, slots=True)

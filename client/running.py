@@ -52,6 +52,7 @@ class ScriptSession:
         self._task: Task | None = None
         self._received: FLModel | None = None
         self._receives = 0
+        self._evaluates = False
         self._packer: Packer | None = None  # of the last model; one is enough for a run
         self._update: Packer | None = None
 
@@ -76,6 +77,11 @@ class ScriptSession:
         if self._task is None:
             raise WrongCall("task", "no task is open; call is_running() or receive() first")
         return self._task.name
+
+    def asked_for(self, task: str) -> bool:
+        """Whether the current task is this one; asking for "evaluate" shows that it is known."""
+        self._evaluates = self._evaluates or task == "evaluate"
+        return self.task_name == task
 
     def init(self) -> None:
         """Say that the script is ready; idempotent."""
@@ -113,7 +119,7 @@ class ScriptSession:
         if not isinstance(model, FLModel):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise BadModel("send()", f"expected an FLModel, got a {type(model).__name__}")
         if task.name == "evaluate":
-            self._deliver(answer(task, model, 0), None)
+            self._deliver(answer(task, model, 0, self._evaluates), None)
         else:
             self._send_tensors(task, model, clear_cache)
         if clear_cache:
@@ -202,7 +208,7 @@ class ScriptSession:
         if self._update is None:
             raise WrongCall("send()", "no global model has been received to compare with")
         # Everything that is cheap to check comes before the tensors, which may be released.
-        message = answer(task, model, self._update.layout.size)
+        message = answer(task, model, self._update.layout.size, self._evaluates)
         self._deliver(message, write_update(self._update, model, release=clear_cache))
 
     def _deliver(self, message: Answer, fd: int | None) -> None:

@@ -21,12 +21,16 @@ def derive(seed: int, *parts: str | int) -> int:
 
 
 def seed_everything(seed: int) -> None:
-    """Set the global generators of `random`, `numpy.random` and `torch` from a 128-bit seed."""
-    random.seed(seed)
+    """Set the global generators of `random`, `numpy.random` and `torch` from one seed.
+
+    Each gets a seed of its own: Python and NumPy use the same generator, and would draw the
+    same numbers from the same seed.
+    """
+    random.seed(derive(seed, "python"))
     numpy: Any = sys.modules.get("numpy")  # Any: modules that may not be there
     if numpy is not None:
-        words = [(seed >> shift) & 0xFFFFFFFF for shift in range(0, 128, 32)]
-        numpy.random.seed(words)
+        own = derive(seed, "numpy")
+        numpy.random.seed([(own >> shift) & 0xFFFFFFFF for shift in range(0, 128, 32)])
     torch: Any = sys.modules.get("torch")
     if torch is not None:
-        torch.manual_seed(seed & 0xFFFFFFFFFFFFFFFF)
+        torch.manual_seed(derive(seed, "torch") & 0xFFFFFFFFFFFFFFFF)

@@ -39,6 +39,10 @@ class Session(Protocol):
         """Name of the current task; raises `WrongCall` if there is none."""
         ...
 
+    def asked_for(self, task: str) -> bool:
+        """Whether the current task is this one; raises `WrongCall` if there is none."""
+        ...
+
     def init(self) -> None:
         """Say that the script is ready; idempotent."""
         ...

@@ -67,13 +67,14 @@ def write_update(packer: Packer, model: FLModel, *, release: bool) -> int:
     return fd
 
 
-def answer(task: Task, model: FLModel, size: int) -> Answer:
+def answer(task: Task, model: FLModel, size: int, evaluates: bool) -> Answer:
     """The answer to a task, with metrics and free data as plain values.
 
     Args:
         task: The task.
         model: What the script sends.
         size: Bytes of its tensors' blob, 0 without tensors.
+        evaluates: Whether the script tells evaluation from training.
 
     Raises:
         BadModel: If a metric is no number, or free data is neither number nor text.
@@ -89,6 +90,7 @@ def answer(task: Task, model: FLModel, size: int) -> Answer:
             for name, value in (model.metrics or {}).items()
         },
         meta={str(name): scalar(value, f"meta[{name!r}]") for name, value in model.meta.items()},
+        evaluates=evaluates,
     )
 
 

@@ -30,11 +30,8 @@ from covey.client.session import install
 from covey.transport import BlockingLink, Codec, Envelope, Kind, LinkClosed, Record
 
 from .execute import describe, execute, exit_code, main_module, search_path, traceback_text
-from .limits import LINK_LIMITS
+from .limits import LINK_LIMITS, ORPHANED
 from .preload import import_all
-
-#: Exit code of a process whose run is gone. Nobody is there to read it; EX_UNAVAILABLE.
-_ORPHANED: Final = 69
 
 #: Made once, before any fork; after one, each process has its own.
 _CODEC: Final = Codec(messages(), LINK_LIMITS)
@@ -166,7 +163,7 @@ def _leave(code: int) -> NoReturn:
 
 def _leave_at_once() -> NoReturn:
     _flush()
-    os._exit(_ORPHANED)
+    os._exit(ORPHANED)
 
 
 def _flush() -> None:
@@ -183,7 +180,7 @@ def _leave_with_parent(link_fd: int) -> None:
     poll = select.poll()
     poll.register(link_fd, 0)  # hang-up is always reported
     poll.poll()
-    os._exit(_ORPHANED)
+    os._exit(ORPHANED)
 
 
 def main() -> NoReturn:

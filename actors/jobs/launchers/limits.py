@@ -1,6 +1,6 @@
-"""What the link between a script and its trainer may carry.
+"""What a script's process and its trainer's side agree on beside the messages.
 
-Here: the numbers, used by both ends. Not here: the general limits (`covey.transport`).
+Here: what their link may carry, and an exit code; used by both ends. Not here: the general limits (`covey.transport`).
 """
 
 from __future__ import annotations
@@ -14,3 +14,6 @@ from covey.transport import Limits
 LINK_LIMITS: Final = Limits(
     meta_bytes=4 << 20, body_bytes=0, str_bytes=128 << 10, map_items=8192, fds=1
 )
+
+#: Exit code of a process that found its link ended; EX_UNAVAILABLE of sysexits.h.
+ORPHANED: Final = 69

@@ -41,7 +41,7 @@ from .errors import (
     ScriptError,
     ScriptFailed,
 )
-from .limits import LINK_LIMITS
+from .limits import LINK_LIMITS, ORPHANED
 from .output import Output
 from .script import OnMetric, Outcome, ScriptSettings, Terminal
 from .welcome import welcome_of
@@ -233,6 +233,9 @@ class ProcessScript:
             return ScriptEnded(self._site, self._log)
         exited = self._process.exited
         code = exited.result() if exited.done() and not exited.cancelled() else None
+        if code == ORPHANED and self._link_ended.done():
+            # This side is there, so what the script sent was no message and ended the link.
+            return BadAnswer(self._site, self._log, self._link_ended.result())
         if code is None or code >= 0:
             return ScriptDied(self._site, self._log, code, None)
         return ScriptDied(self._site, self._log, None, -code)
