@@ -12,6 +12,11 @@ import rich.console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+_BAR_COLUMNS: Final = 24
+
+#: Bar, count ("1000/1000"), time and the spaces between.
+_FIXED_COLUMNS: Final = _BAR_COLUMNS + 9 + 7 + 4
+
 #: The displays that are drawn now; two on one terminal would draw over each other.
 _displays: Final[dict[TextIO, _Display]] = {}
 
@@ -23,7 +28,7 @@ class _Display:
         self.console = rich.console.Console(file=stream, highlight=False, soft_wrap=True)
         self.progress = Progress(
             TextColumn("{task.fields[name]}", markup=False),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=_BAR_COLUMNS),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TextColumn("{task.description}", markup=False),
@@ -57,11 +62,15 @@ class Bar:
             _displays[stream] = _Display(stream)
         self._display = _displays[stream]
         self._display.join()
+        self._room_for_name = len(name)
         self._task = self._display.progress.add_task("starting", total=total, name=name)
 
     def update(self, completed: int, text: str) -> None:
         """Say how many rounds are done and what is happening."""
-        self._display.progress.update(self._task, completed=completed, description=text)
+        room = max(self._display.console.width - self._room_for_name - _FIXED_COLUMNS, 8)
+        # Cut here: rich would rather shorten the numbers than the text.
+        short = text if len(text) <= room else text[: room - 1] + "…"
+        self._display.progress.update(self._task, completed=completed, description=short)
 
     def print(self, text: str, style: str = "") -> None:
         """Print lines above all bars."""

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 #: More than this do not fit beside each other on a terminal of 100 columns.
 _MAX_METRICS: Final = 4
 
+#: Of the sites that fail in one round, and at the end, this many are named one by one.
+_MAX_FAILURES: Final = 3
+
 #: The first line that names what is awaited comes with the first event about it (5 s); within a
 #: run each further one takes twice as long, so that a round of an hour does not fill the screen.
 _FIRST_WAIT_S: Final = 5.0
@@ -91,7 +94,7 @@ class Console:
 
     def _started(self, event: RunEvent) -> None:
         data = event.data
-        self._state.start(data)
+        self._state.start(event)
         self._open.add(self)
         if self._may_draw and is_terminal(self._stream):
             from .bars import Bar  # rich takes a tenth of a second, and only a terminal needs it
@@ -116,11 +119,9 @@ class Console:
         self._draw(event)
 
     def _site_failed(self, event: RunEvent) -> None:
-        self._state.failed_sites.append(str(event.site))
-        if event.data.get("fatal"):
-            self._state.failure = event
-            return
-        self._line(f"{event.site} failed in round {event.round}: {one_line(event.data)}", "red")
+        self._state.fail(event)
+        if len(self._state.failed_sites) <= _MAX_FAILURES:
+            self._line(f"{event.site} failed{_in_round(event)}: {_error(event.data)}", "red")
 
     def _waiting(self, event: RunEvent) -> None:
         text = self._state.waiting_for(event.data)
@@ -196,8 +197,9 @@ class _State:
         self.rounds = 0
         self.rounds_done = 0
         self.answered = 0
-        self.failure: RunEvent | None = None
         self.failed_sites: list[str] = []
+        self._failures: list[RunEvent] = []
+        self._started_at = 0.0
         self._sites = 0
         self._round: int | None = None
         self._folder: Path | None = None
@@ -205,7 +207,9 @@ class _State:
         self._waited_in: tuple[int | None, Any] = (None, None)
         self._metrics: dict[int, Mapping[str, float]] = {}
 
-    def start(self, data: Mapping[str, Any]) -> None:
+    def start(self, event: RunEvent) -> None:
+        data = event.data
+        self._started_at = event.time
         self.name = str(data.get("name", ""))
         self.rounds = int(data.get("rounds") or 0)
         self.rounds_done = int(data.get("resumed_round") or 0)
@@ -220,10 +224,14 @@ class _State:
 
     def finish_round(self, event: RunEvent) -> None:
         if event.round is not None:
-            self.rounds_done = event.round + 1
+            self.rounds_done = min(event.round + 1, self.rounds)
             # Both a training round and the evaluation after it measure the model of that number.
             known = self._metrics.setdefault(event.round, {})
             self._metrics[event.round] = {**known, **event.data.get("metrics", {})}
+
+    def fail(self, event: RunEvent) -> None:
+        self.failed_sites.append(str(event.site))
+        self._failures = [*self._failures[: _MAX_FAILURES - 1], event]
 
     def progress(self) -> str:
         return f"round {self._round}: {self.answered} of {_count(self._sites, 'site')}"
@@ -252,12 +260,15 @@ class _State:
         data = event.data
         status = str(data.get("status", ""))
         completed = status == "completed"
-        done = f"{_count(data.get('rounds'), 'round')} in {_seconds(data.get('seconds'))}"
+        seconds = _seconds(data.get("seconds", event.time - self._started_at))
+        done = f"{_count(data.get('rounds'), 'round')} in {seconds}"
         lines = [(f"status: {status}, {done}", "green" if completed else "red")]
+        if completed:
+            lines += [(f"failed: {_who_and_where(failure)}", "red") for failure in self._failures]
         if self._folder is not None:
             lines += [(text, "") for text in self._where_to_look(self._folder, data)]
         if not completed and failures:
-            lines += [(text, "red") for text in self._what_failed(data)]
+            lines += [(text, "red") for text in failure_block(data)]
         return lines
 
     def _where_to_look(self, folder: Path, data: Mapping[str, Any]) -> list[str]:
@@ -278,33 +289,15 @@ class _State:
         key = data.get("key_metric") or (names[0] if names else "metric")
         return f"round {round_} ({key} {value:.4g})"
 
-    def _what_failed(self, data: Mapping[str, Any]) -> list[str]:
-        lines = [str(data["error"])] if data.get("error") else []
-        if self.failure is not None:
-            where = f"{self.failure.site}, round {self.failure.round}"
-            lines += [f"{where}:", *failure_block(self.failure.data)]
-        return lines
-
 
 def failure_block(data: Mapping[str, Any]) -> list[str]:
-    """What a script raised, as Python shows it: the user's own file and line, then the error."""
-    lines: list[str] = []
+    """Why a run failed; where a script raised, its own file and line last."""
+    lines = str(data.get("error") or "").splitlines()
     if data.get("file"):
         lines.append(f'  File "{data["file"]}", line {data.get("line")}')
         if data.get("source_line"):
             lines.append(f"    {data['source_line']}")
-    kind, text = data.get("kind"), data.get("text")
-    lines += ": ".join(str(part) for part in (kind, text) if part).splitlines()
     return lines
-
-
-def one_line(data: Mapping[str, Any]) -> str:
-    """What a script raised, in one line: the error and where."""
-    block = failure_block(data)
-    error = next((line for line in block if not line.startswith("  ")), "it ended")
-    if not data.get("file"):
-        return error
-    return f"{error} ({short(Path(str(data['file'])))}, line {data.get('line')})"
 
 
 def is_terminal(stream: TextIO) -> bool:
@@ -341,11 +334,27 @@ def size(count: float | None) -> str:
     return f"{value:.3g} TB"
 
 
+def _who_and_where(failure: RunEvent) -> str:
+    text = f"{failure.site}{_in_round(failure)}: {_error(failure.data)}"
+    file = failure.data.get("file")
+    return f"{text} ({short(Path(str(file)))}, line {failure.data.get('line')})" if file else text
+
+
+def _in_round(event: RunEvent) -> str:
+    return "" if event.round is None else f" in round {event.round}"
+
+
+def _error(data: Mapping[str, Any]) -> str:
+    """The first line of what a script raised."""
+    text = ": ".join(str(data[key]) for key in ("kind", "text") if data.get(key))
+    return text.partition("\n")[0]
+
+
 def _sites(data: Mapping[str, Any], failed_sites: list[str]) -> str:
     ok, failed = data.get("ok", 0), data.get("failed", 0)
     if not failed:
         return f"{ok} ok"
-    names = f" ({', '.join(failed_sites[:3])})" if 0 < len(failed_sites) <= 3 else ""
+    names = f" ({', '.join(failed_sites[:3])})" if 0 < len(failed_sites) <= _MAX_FAILURES else ""
     return f"{ok} ok, {failed} failed{names}"
 
 
