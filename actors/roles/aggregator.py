@@ -1,0 +1,142 @@
+"""The aggregator: the actor that counts each update once and makes the next model.
+
+Updates are named when they come and pulled when the round steps: the fold walks
+all of them chunk by chunk in a fixed order (`algorithms.fold`), so that memory
+does not grow with their number and the result is the same to the last bit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from covey.algorithms import Aggregation, BadUpdate, Contribution, NonFiniteUpdate, UpdateInfo, fold
+from covey.algorithms.tensors import Layout, ParamsType
+
+from ..downloads.blobs import Blob, BlobRef, Blobs
+from ..downloads.errors import BlobError
+from ..jobs.checkpoint import Checkpoint
+from ..runtime import Actor, Rejected, handles
+from .messages import Begin, Contribute, Counted, Step, Stepped, Update
+
+# Folding this much takes about a millisecond: below it a thread costs more
+# than it frees, above it the loop must not wait.
+INLINE_BYTES = 4 << 20
+
+
+class Aggregator(Actor):
+    """Counts and folds the updates of one job."""
+
+    def __init__(
+        self, rule: Aggregation, layout: Layout, blobs: Blobs, checkpoint: Checkpoint
+    ) -> None:
+        """Fold by `rule` into models of `layout`, written to `checkpoint`."""
+        self._rule = rule
+        self._layout = layout
+        self._answers = rule.answers(layout)
+        self._blobs = blobs
+        self._checkpoint = checkpoint
+        self._round = -1
+        self._model: BlobRef | None = None
+        self._counted: set[tuple[str, int]] = set()
+        self._updates: list[tuple[str, Update, float]] = []
+
+    @handles
+    def begin(self, msg: Begin) -> None:
+        """Expect updates of a round."""
+        self._round = msg.round
+        self._model = msg.model
+        self._counted.clear()
+        self._updates.clear()
+
+    @handles
+    def contribute(self, msg: Contribute) -> Counted:
+        """Count an update, unless it has counted, comes late, or does not fit."""
+        if msg.round != self._round:
+            return Counted("late", f"round {msg.round} is over; this is round {self._round}")
+        if self._is_repetition(msg):
+            return Counted("duplicate")
+        try:
+            weight = self._rule.weigh(UpdateInfo(msg.site, msg.update.weight))
+            self._check(msg.update)
+        except (BadUpdate, BlobError) as error:
+            return Counted("refused", str(error))
+        self._counted.add((msg.site, msg.round))
+        self._updates.append((msg.site, msg.update, weight))
+        return Counted("accepted")
+
+    def _is_repetition(self, msg: Contribute) -> bool:
+        return (msg.site, msg.round) in self._counted
+
+    def _check(self, update: Update) -> None:
+        """Hold an update's header against the one layout that fits."""
+        if update.tensors is None:
+            raise BadUpdate("", "the update has no parameters; send FLModel(params=...)")
+        blob, layout = self._blobs.open(update.tensors.rid), self._answers
+        head = blob.buffer[: layout.data_start]
+        if blob.size != layout.size or bytes(head) != layout.header:
+            Layout.parse(blob.buffer, size=blob.size).check(layout)
+            raise BadUpdate("", "its tensors are not in the model's order")
+
+    @handles
+    async def step(self, msg: Step) -> Stepped:
+        """Fold the round's updates into the next model; leave out what is not finite.
+
+        Raises `Rejected` if nothing is left to fold, or the disk refuses.
+        """
+        if msg.round != self._round or self._model is None:
+            raise Rejected("wrong-round", f"this is round {self._round}, not {msg.round}")
+        order = {site: place for place, site in enumerate(msg.sites)}
+        updates = [update for update in self._updates if update[0] in order]
+        updates.sort(key=lambda update: order[update[0]])
+        unfit: dict[str, str] = {}
+        while updates:
+            try:
+                await self._offload(len(updates), partial(self._fold, msg.round + 1, updates))
+            except NonFiniteUpdate as error:
+                unfit[error.site] = str(error)
+                updates = [update for update in updates if update[0] != error.site]
+            except OSError as error:
+                path = self._checkpoint.path(msg.round + 1)
+                raise Rejected(
+                    "disk", f"cannot write {path}: {os.strerror(error.errno or 0)}"
+                ) from error
+            else:
+                return self._next_model(msg.round + 1, [site for site, *_ in updates], unfit)
+        text = "; ".join(unfit.values()) or "no update came in"
+        raise Rejected("nothing-to-aggregate", text)
+
+    def _next_model(self, version: int, sites: list[str], unfit: dict[str, str]) -> Stepped:
+        blob = Blob.of_file(self._checkpoint.path(version))
+        model = BlobRef(self._blobs.register(blob), blob.size)
+        return Stepped(model, tuple(sites), unfit)
+
+    async def _offload(self, updates: int, work: Callable[[], Any]) -> None:
+        if updates * self._layout.size <= INLINE_BYTES:
+            work()
+        else:
+            await asyncio.to_thread(work)
+
+    def _fold(self, version: int, updates: list[tuple[str, Update, float]]) -> None:
+        assert self._model is not None
+        contributions = [
+            Contribution(
+                site,
+                weight,
+                ParamsType(update.params_type),
+                self._blobs.open(update.tensors.rid).buffer,
+            )
+            for site, update, weight in updates
+            if update.tensors is not None
+        ]
+        old = self._blobs.open(self._model.rid).buffer
+        with self._checkpoint.writing(version) as fd:
+            fold(old, self._layout, contributions, self._rule, partial(_write_all, fd))
+
+
+def _write_all(fd: int, data: memoryview) -> None:
+    while data:
+        data = data[os.write(fd, data) :]

@@ -1,0 +1,518 @@
+"""The job: the actor that runs a workflow over its sites and tells what happens.
+
+Tasks are pushed, results come back as messages of their own, and nothing is
+polled: a round ends with its last answer, or the moment it cannot succeed any
+more. A site is waited for as long as its trainer lives; death watch tells of
+the end. What is decided about a round is in `rounds.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any
+
+from covey.client.messages import TaskName
+
+from ..downloads.blobs import Blob, BlobRef
+from ..jobs.states import RunStatus
+from ..observe.events import EventKind, RunEvent
+from ..runtime import (
+    Actor,
+    ActorError,
+    Address,
+    Down,
+    Message,
+    Ref,
+    Rejected,
+    Restart,
+    broadcast,
+    handles,
+)
+from .messages import (
+    Assign,
+    Begin,
+    Contribute,
+    Counted,
+    Deploy,
+    Deployed,
+    Failure,
+    Retire,
+    Returned,
+    Step,
+    Streamed,
+    Submit,
+    Update,
+)
+from .aggregator import Aggregator
+from .plan import JobPlan, Outcome, QuorumLost
+from .rounds import Round
+from .site import Site
+from .trainer import Trainer
+
+# Answers to these are immediate; the time is for a loaded network.
+PUSH_TIMEOUT_S = 30.0
+# A trainer's end is bounded by its script's grace; this is past it.
+RETIRE_TIMEOUT_S = 10.0
+RETRY_S = (0.05, 5.0)
+# After this much silence the run says what it waits for, and again after twice
+# as long, so that a night's training makes no page of lines.
+SILENCE_S = 5.0
+NAMED_SITES = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Abort(Message["Job", None]):
+    """Give the job up."""
+
+    reason: str = "aborted"
+
+
+@dataclass(frozen=True, slots=True)
+class Ended(Message["Job", None]):
+    """To itself: the workflow is through."""
+
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Watchdog(Message["Job", None]):
+    """To itself: look whether anything has happened lately."""
+
+
+class Job(Actor):
+    """Runs one job; its workflow sees it as `Rounds`."""
+
+    def __init__(self, plan: JobPlan) -> None:
+        """Run `plan` as soon as the actor starts."""
+        self._plan = plan
+        self._trainers: dict[str, Ref[Trainer]] = {}
+        self._sites_by_trainer: dict[str, str] = {}
+        self._out: dict[str, Failure] = {}
+        self._evaluators: dict[str, None] = {}
+        self._model = BlobRef(b"", 0)
+        self._version = plan.version
+        self._round: Round | None = None
+        self._settled: asyncio.Future[None] | None = None
+        self._aborted: asyncio.Future[str] | None = None
+        self._attempts = 0
+        self._ending = False
+        self._best = False
+        self._heard = 0.0
+        self._patience_s = SILENCE_S
+        self._aggregator: Ref[Aggregator]
+
+    # The job's life --------------------------------------------------------
+
+    async def started(self) -> None:
+        """Begin the workflow."""
+        plan = self._plan
+        self._aborted = asyncio.get_running_loop().create_future()
+        self._aggregator = await self.ctx.spawn(
+            lambda: Aggregator(plan.rule, plan.layout, plan.blobs, plan.checkpoint),
+            name="aggregator",
+            restart=Restart.never(),
+        )
+        self._record(
+            EventKind.RUN_STARTED,
+            data={"name": plan.name, "rounds": plan.rounds, "sites": len(plan.sites), **plan.info},
+        )
+        self._touch()
+        self.ctx.every(1.0, Watchdog())
+        self.ctx.run(self._live(self._aborted), _ended)
+
+    async def _live(self, aborted: asyncio.Future[str]) -> Outcome:
+        """Run the workflow to its end, or to an abort."""
+        work = asyncio.ensure_future(self._work())
+        try:
+            await asyncio.wait([work, aborted], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            if not work.done():
+                work.cancel()
+                await asyncio.wait([work])
+        if aborted.done():
+            return Outcome(RunStatus.ABORTED, aborted.result())
+        try:
+            work.result()
+        except QuorumLost as error:
+            return self._without_quorum(error)
+        except (Rejected, OSError) as error:
+            return Outcome(RunStatus.FAILED, _text(error), None, self._version)
+        return Outcome(RunStatus.COMPLETED)
+
+    async def _work(self) -> None:
+        self._adopt(self._plan.version)
+        await self._deploy(self._plan.sites)
+        await self._plan.workflow(self)
+
+    def _without_quorum(self, error: QuorumLost) -> Outcome:
+        """The outcome that names the first site that failed in the user's own code, or any."""
+        failures = error.failures
+        site = next((site for site in failures if failures[site].file), None)
+        site = site or next(iter(failures), None)
+        failure = failures[site] if site is not None else None
+        text = str(error)
+        if failure is not None:
+            text = f"{text}; {site} failed: {failure.kind}: {failure.text}"
+        return Outcome(RunStatus.FAILED, text, site, error.round, failure)
+
+    @handles
+    async def ended(self, msg: Ended) -> None:
+        """Retire the sites, tell the outcome, and end."""
+        self._ending = True
+        self.ctx.cancel_timers()
+        outcome = msg.outcome
+        await self._retire(kill=outcome.status is not RunStatus.COMPLETED)
+        best = self._plan.progress.best
+        failure = outcome.failure
+        self._record(
+            EventKind.RUN_FINISHED,
+            outcome.round,
+            outcome.site,
+            {
+                "status": outcome.status.value,
+                "error": outcome.error,
+                "rounds": self._version,
+                "best_round": best.version,
+                "best_value": best.value,
+                "kind": failure.kind if failure else "",
+                "file": failure.file if failure else "",
+                "line": failure.line if failure else 0,
+                "source_line": failure.source_line if failure else "",
+                "traceback": failure.traceback if failure else "",
+            },
+        )
+        self.ctx.stop()
+
+    @handles
+    def abort(self, msg: Abort) -> None:
+        """Give the job up."""
+        if self._aborted is not None and not self._aborted.done():
+            self._aborted.set_result(msg.reason)
+
+    async def _deploy(self, sites: tuple[str, ...]) -> None:
+        """Have each site make its trainer, and watch it."""
+        me = self.ctx.ref.text
+        refs = {self.ctx.system.lookup(Address(site, "site"), Site): site for site in sites}
+        answers = await broadcast(refs, Deploy(self._plan.id, me), timeout=PUSH_TIMEOUT_S)
+        for ref, answer in answers.items():
+            if isinstance(answer, Deployed):
+                self._employ(refs[ref], answer.trainer)
+            else:
+                self._lose(refs[ref], Failure(type(answer).__name__, str(answer)))
+
+    def _employ(self, site: str, address: str) -> None:
+        trainer = self.ctx.system.lookup(address, Trainer)
+        self._trainers[site] = trainer
+        self._sites_by_trainer[address] = site
+        self._out.pop(site, None)
+        self.ctx.watch(trainer)
+
+    async def _retire(self, *, kill: bool) -> None:
+        for trainer in self._trainers.values():
+            self.ctx.unwatch(trainer)
+        refs = [self.ctx.system.lookup(Address(site, "site"), Site) for site in self._plan.sites]
+        await broadcast(refs, Retire(self._plan.id, kill), timeout=RETIRE_TIMEOUT_S)
+
+    # What the workflow sees ------------------------------------------------
+
+    @property
+    def first(self) -> int:
+        """The first round to run."""
+        return self._plan.rounds if self._plan.progress.stopped else self._plan.version
+
+    @property
+    def total(self) -> int:
+        """The number of rounds."""
+        return self._plan.rounds
+
+    async def train(self, round: int) -> Mapping[str, float]:
+        """Have all sites train on the current model; return the metrics measured on it."""
+        await self._aggregator.ask(Begin(round, self._model))
+        sites = [site for site in self._plan.sites if site not in self._out]
+        began = self.ctx.now
+        work = await self._run_round("train", round, sites, self._plan.minimum)
+        self._finish_round(work, self.ctx.now - began)
+        return work.metrics()
+
+    async def step(self, round: int) -> None:
+        """Aggregate into the next version, and commit it."""
+        # A fold takes as long as it takes; the aggregator's death would end the wait.
+        stepped = await self._aggregator.ask(Step(round, self._plan.sites), timeout=float("inf"))
+        for site, text in stepped.unfit.items():
+            self._spoil(site, text)
+        assert self._round is not None
+        if not self._round.met:
+            raise self._quorum_lost(self._round)
+        self._version = round + 1
+        self._plan.checkpoint.commit(self._version, self._plan.progress.state())
+        self._plan.blobs.release(self._model.rid)
+        self._model = stepped.model
+
+    def judge(self, round: int, metrics: Mapping[str, float]) -> bool:
+        """Keep the model if it is the best so far; say whether to stop."""
+        progress = self._plan.progress
+        if progress.best.offer(round, metrics):
+            self._plan.checkpoint.mark_best(round)
+        stop = progress.stop is not None and progress.stop.met(metrics)
+        if progress.patience is not None and progress.patience.observe(metrics):
+            stop = True
+        progress.stopped = stop
+        return stop
+
+    async def evaluate(self, round: int) -> None:
+        """Have the last model evaluated where sites can."""
+        sites = [site for site in self._evaluators if site not in self._out]
+        if not sites:
+            return
+        began = self.ctx.now
+        work = await self._run_round("evaluate", round, sites, 0)
+        self._finish_round(work, self.ctx.now - began)
+        if work.done and self._plan.progress.best.offer(round, work.metrics()):
+            self._plan.checkpoint.mark_best(round)
+            self._plan.checkpoint.commit(round, self._plan.progress.state())
+
+    # One round -------------------------------------------------------------
+
+    async def _run_round(
+        self, task: TaskName, number: int, sites: list[str], minimum: int
+    ) -> Round:
+        self._round = work = Round.of(task, number, minimum, sites)
+        self._settled = asyncio.get_running_loop().create_future()
+        self._record(EventKind.ROUND_STARTED, number, data={"sites": len(sites), "task": task})
+        self._touch()
+        if not work.settled:
+            await self._push(work)
+            if not work.settled:
+                await self._settled
+        if work.hopeless or (minimum and not work.met):
+            raise self._quorum_lost(work)
+        return work
+
+    def _quorum_lost(self, work: Round) -> QuorumLost:
+        left = len(work.done) + len(work.waiting)
+        return QuorumLost(work.number, work.minimum, left, {**self._out, **work.failed})
+
+    async def _push(self, work: Round) -> None:
+        """Give every site its task; those that cannot be reached get it again and again."""
+        self._attempts += 1
+        msg = self._assignment(work)
+        asks = {
+            site: self._trainers[site].ask(msg, timeout=PUSH_TIMEOUT_S) for site in work.waiting
+        }
+        for site, ask in asks.items():
+            try:
+                await ask
+            except ActorError:
+                self.ctx.run(self._push_again(work, site, msg), lambda _: None)
+
+    def _assignment(self, work: Round) -> Assign:
+        plan = self._plan
+        task: Any = work.task
+        return Assign(
+            plan.id,
+            task,
+            work.number,
+            self._attempts,
+            plan.rounds,
+            self._model,
+            plan.task_deadline_s,
+        )
+
+    async def _push_again(self, work: Round, site: str, msg: Assign) -> None:
+        pause, longest = RETRY_S
+        while work is self._round and site in work.waiting:
+            await asyncio.sleep(pause * self.ctx.rng.uniform(0.5, 1.0))
+            pause = min(longest, pause * 2)
+            with suppress(ActorError):
+                await self._trainers[site].ask(msg, timeout=PUSH_TIMEOUT_S)
+                return
+
+    def _check_settled(self) -> None:
+        self._touch()
+        settled = self._settled
+        if settled is not None and not settled.done() and self._round and self._round.settled:
+            settled.set_result(None)
+
+    # Results ---------------------------------------------------------------
+
+    @handles
+    async def submit(self, msg: Submit) -> Counted:
+        """Take a site's result, once."""
+        work = self._round
+        if work is None or (msg.task, msg.round) != (work.task, work.number) or self._ending:
+            return Counted("late", f"round {msg.round} is over")
+        if isinstance(msg.outcome, Failure):
+            self._lose(msg.site, msg.outcome)
+            return Counted("accepted")
+        return await self._take(work, msg.site, msg.outcome)
+
+    async def _take(self, work: Round, site: str, update: Update) -> Counted:
+        if work.task == "train":
+            counted = await self._aggregator.ask(Contribute(site, work.number, update))
+        else:
+            counted = Counted("accepted" if site in work.waiting else "duplicate")
+        if counted.verdict == "accepted":
+            if update.evaluates:
+                self._evaluators[site] = None
+            work.finish(site, update)
+            self._record_update(work, site, update)
+        elif counted.verdict == "refused":
+            self._lose(site, Failure("BadUpdate", counted.text, fatal=False))
+        self._check_settled()
+        return counted
+
+    @handles
+    def streamed(self, msg: Streamed) -> None:
+        """Record a value of a curve."""
+        self._record(
+            EventKind.METRIC,
+            msg.round,
+            msg.site,
+            {"key": msg.key, "value": msg.value, "step": msg.step, "type": msg.type},
+        )
+        self._touch()
+
+    def _lose(self, site: str, failure: Failure) -> None:
+        """Count a site's failure, once; note whether it is out for good."""
+        if failure.fatal:
+            if site in self._out:
+                return
+            self._out[site] = failure
+        work = self._round
+        if (work is None or not work.fail(site, failure)) and not failure.fatal:
+            return
+        self._record_failure(site, failure)
+        self._check_settled()
+
+    def _spoil(self, site: str, text: str) -> None:
+        """An update that had been taken turned out to be unfit in the fold."""
+        assert self._round is not None
+        failure = Failure("BadUpdate", text, fatal=False)
+        self._round.spoil(site, failure)
+        self._record_failure(site, failure)
+
+    @handles
+    def down(self, msg: Down) -> None:
+        """A trainer is gone: its site is out until it registers again."""
+        site = self._sites_by_trainer.pop(msg.address, None)
+        if site is not None and not self._ending:
+            self._lose(
+                site, Failure(f"Trainer{msg.reason.value.title()}", msg.detail or msg.address)
+            )
+
+    @handles
+    def returned(self, msg: Returned) -> None:
+        """A site has started anew: give it a trainer and the round's task."""
+        if not self._ending:
+            self.ctx.run(self._welcome_back(msg.site), lambda _: None)
+
+    async def _welcome_back(self, site: str) -> None:
+        await self._deploy((site,))
+        work = self._round
+        if work is not None and site not in self._out and site not in work.done:
+            work.reopen(site)
+            self._attempts += 1
+            await self._push_again(work, site, self._assignment(work))
+
+    # Telling ---------------------------------------------------------------
+
+    def _adopt(self, version: int) -> None:
+        """Register the version on disk as the current model."""
+        blob = Blob.of_file(self._plan.checkpoint.path(version))
+        self._model = BlobRef(self._plan.blobs.register(blob), blob.size)
+
+    def _record(
+        self,
+        kind: EventKind,
+        round: int | None = None,
+        site: str | None = None,
+        data: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._plan.record(RunEvent(kind, round, site, data or {}))
+
+    def _record_update(self, work: Round, site: str, update: Update) -> None:
+        self._record(
+            EventKind.SITE_FINISHED,
+            work.number,
+            site,
+            {
+                "task": work.task,
+                "weight": update.weight,
+                "seconds": update.seconds,
+                "bytes": update.tensors.size if update.tensors else 0,
+                "metrics": dict(update.metrics),
+            },
+        )
+
+    def _record_failure(self, site: str, failure: Failure) -> None:
+        data = {
+            "kind": failure.kind,
+            "text": failure.text,
+            "file": failure.file,
+            "line": failure.line,
+            "source_line": failure.source_line,
+            "traceback": failure.traceback,
+            "fatal": failure.fatal,
+        }
+        number = self._round.number if self._round else None
+        self._record(EventKind.SITE_FAILED, number, site, data)
+
+    def _finish_round(self, work: Round, seconds: float) -> None:
+        metrics = work.metrics()
+        best = replace(self._plan.progress.best).offer(work.number, metrics)
+        sent = self._model.size * (len(work.done) + len(work.failed))
+        received = sum(u.tensors.size for u in work.done.values() if u.tensors is not None)
+        self._record(
+            EventKind.ROUND_FINISHED,
+            work.number,
+            data={
+                "task": work.task,
+                "ok": len(work.done),
+                "failed": len(work.failed),
+                "seconds": seconds,
+                "bytes": sent + received,
+                "metrics": metrics,
+                "best": best,
+            },
+        )
+
+    def _touch(self) -> None:
+        """Something has happened."""
+        self._heard = self.ctx.now
+        self._patience_s = SILENCE_S
+
+    @handles
+    def watchdog(self, msg: Watchdog) -> None:
+        """Say what is waited for, if it has been long."""
+        silent = self.ctx.now - self._heard
+        work = self._round
+        if silent < self._patience_s or work is None or not work.waiting:
+            return
+        self._patience_s *= 2
+        names = [site for site, _ in zip(work.waiting, range(NAMED_SITES), strict=False)]
+        self._record(
+            EventKind.WAITING,
+            work.number,
+            data={
+                "task": work.task,
+                "sites": names,
+                "count": len(work.waiting),
+                "seconds": silent,
+            },
+        )
+
+
+def _ended(result: Outcome | Exception) -> Ended:
+    if isinstance(result, Exception):
+        # A fault of ours: it must not look like the user's, nor like success.
+        result = Outcome(RunStatus.FAILED, f"internal error: {result!r}")
+    return Ended(result)
+
+
+def _text(error: Exception) -> str:
+    if isinstance(error, Rejected):
+        return error.text or error.code
+    return f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else str(error)

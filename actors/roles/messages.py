@@ -1,0 +1,236 @@
+"""What the federation's actors say to each other; ids 100-199.
+
+Three of these move state and may arrive twice: `Register`, `Assign` and
+`Submit`. Each carries a key (site; job, task, round and attempt; site and
+round) by which its receiver recognises a repetition. Tensors never travel in
+a message: updates and models are named by `BlobRef`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from covey.client.messages import MetricKind, TaskName
+from covey.transport import Record, Scalar
+
+from ..downloads.blobs import BlobRef
+from ..runtime import Message
+
+if TYPE_CHECKING:
+    from .aggregator import Aggregator
+    from .job import Job
+    from .server import Server
+    from .site import Site
+    from .trainer import Trainer
+
+Verdict = Literal["accepted", "duplicate", "late", "refused"]
+
+
+@dataclass(frozen=True, slots=True)
+class Register(Message["Server", "Registered"], id=100):
+    """A site is there; sent at its start and again after every restart."""
+
+    site: str
+
+
+@dataclass(frozen=True, slots=True)
+class Registered(Record, id=101):
+    """The server knows the site; `sites` is how many it knows by now."""
+
+    sites: int
+
+
+@dataclass(frozen=True, slots=True)
+class Deploy(Message["Site", "Deployed"], id=102):
+    """Make a trainer for a job; `reply_to` is the job actor's address."""
+
+    job: str
+    reply_to: str
+
+
+@dataclass(frozen=True, slots=True)
+class Deployed(Record, id=103):
+    """The trainer's address."""
+
+    trainer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Retire(Message["Site", None], id=104):
+    """The job is over: stop its trainer. `kill` ends a script without its grace."""
+
+    job: str
+    kill: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Returned(Message["Job", None], id=105):
+    """From the server: a site has registered again while the job runs."""
+
+    site: str
+
+
+@dataclass(frozen=True, slots=True)
+class Assign(Message["Trainer", "Taken"], id=110):
+    """Work on a task.
+
+    Attributes:
+        job: Id of the job.
+        task: What is to be done.
+        round: Round of the task, from 0.
+        attempt: Counts how often this site was given this round's task.
+        total_rounds: Rounds of the whole run.
+        model: The global model, None for tasks without one.
+        deadline_s: Seconds the script may take once it is at work, None for any time.
+    """
+
+    job: str
+    task: TaskName
+    round: int
+    attempt: int
+    total_rounds: int
+    model: BlobRef | None = None
+    deadline_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Taken(Record, id=111):
+    """The trainer has the task, now or from before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Update(Record, id=112):
+    """What a site made of a task.
+
+    Attributes:
+        tensors: Its parameters, None where the task asks for none.
+        params_type: Whether they are a model or a difference.
+        weight: Weight in the average, before the recipe's own per-site weights.
+        metrics: Measured on the model that was received.
+        seconds: Time at work.
+        evaluates: Whether the site's script tells tasks apart, so that it can be
+            asked to evaluate alone.
+    """
+
+    tensors: BlobRef | None
+    params_type: Literal["FULL", "DIFF"] = "FULL"
+    weight: float = 1.0
+    metrics: Mapping[str, float] = field(default_factory=dict[str, float])
+    seconds: float = 0.0
+    evaluates: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Failure(Record, id=113):
+    """Why a site made nothing of a task.
+
+    Attributes:
+        kind: Name of the exception's class, or of what happened.
+        text: What it says.
+        file: The user's own file, "" if the failure is not in it.
+        line: Line in that file.
+        source_line: That line.
+        traceback: All of it.
+        fatal: Whether the site can do nothing more for this job.
+    """
+
+    kind: str
+    text: str
+    file: str = ""
+    line: int = 0
+    source_line: str = ""
+    traceback: str = ""
+    fatal: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Submit(Message["Job", "Counted"], id=114):
+    """A site's result, sent until it is answered; (site, task, round) is its key."""
+
+    site: str
+    task: TaskName
+    round: int
+    outcome: Update | Failure
+
+
+@dataclass(frozen=True, slots=True)
+class Counted(Record, id=115):
+    """What became of a result: it counts, it had counted before, it came too late, or it is unfit."""
+
+    verdict: Verdict
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Streamed(Message["Job", None], id=116):
+    """A value that a script streams while it trains."""
+
+    site: str
+    round: int
+    key: str
+    value: Scalar
+    step: int | None
+    type: MetricKind
+
+
+@dataclass(frozen=True, slots=True)
+class Begin(Message["Aggregator", None], id=120):
+    """Aggregate towards the model after `round`, from this one on."""
+
+    round: int
+    model: BlobRef
+
+
+@dataclass(frozen=True, slots=True)
+class Contribute(Message["Aggregator", Counted], id=121):
+    """One site's update for the round; (site, round) counts once."""
+
+    site: str
+    round: int
+    update: Update
+
+
+@dataclass(frozen=True, slots=True)
+class Step(Message["Aggregator", "Stepped"], id=122):
+    """Fold what has come in and make the next model, in the order of `sites`."""
+
+    round: int
+    sites: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Stepped(Record, id=123):
+    """The next model.
+
+    Attributes:
+        model: Its blob.
+        folded: The sites that are in it.
+        unfit: Sites whose update was left out, and why.
+    """
+
+    model: BlobRef
+    folded: tuple[str, ...]
+    unfit: Mapping[str, str] = field(default_factory=dict[str, str])
+
+
+def role_messages() -> tuple[type[Record], ...]:
+    """All messages of the roles, to be added to a federation's registry."""
+    return (
+        Register,
+        Registered,
+        Deploy,
+        Deployed,
+        Retire,
+        Returned,
+        Assign,
+        Taken,
+        Submit,
+        Counted,
+        Streamed,
+        Begin,
+        Contribute,
+        Step,
+        Stepped,
+    )

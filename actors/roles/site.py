@@ -1,0 +1,74 @@
+"""The site: the actor that stands for one organisation on its own node.
+
+It registers with the server over the one link that the site opened, and makes
+one trainer per job. What a trainer runs, and how, is settled here at the site
+and never by a message.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from ..runtime import Actor, ActorError, Address, Mailbox, Ref, Restart, handles
+from .messages import Deploy, Deployed, Register, Retire
+from .trainer import Trainer, TrainerSettings
+
+if TYPE_CHECKING:
+    from .server import Server
+
+# A registration is answered at once; a lost one is sent again after this.
+REGISTER_TIMEOUT_S = 10.0
+RETRY_S = 0.2
+
+
+class Site(Actor):
+    """Registers its site and makes trainers."""
+
+    def __init__(
+        self, name: str, server: Ref[Server], trainer: Callable[[str], TrainerSettings]
+    ) -> None:
+        """Stand for site `name`; `trainer` gives the settings of the trainer of a job."""
+        self._name = name
+        self._server = server
+        self._settings = trainer
+        self._trainers: dict[str, Ref[Trainer]] = {}
+
+    async def started(self) -> None:
+        """Register, for as long as it takes."""
+        self.ctx.run(self._register(), lambda _: None)
+
+    async def _register(self) -> None:
+        while True:
+            try:
+                await self._server.ask(Register(self._name), timeout=REGISTER_TIMEOUT_S)
+                return
+            except ActorError:
+                await asyncio.sleep(RETRY_S * self.ctx.rng.uniform(0.5, 1.5))
+
+    @handles
+    async def deploy(self, msg: Deploy) -> Deployed:
+        """Make the trainer of a job, or name the one there is."""
+        from .job import Job  # not above: a job names sites, and sites name jobs
+
+        trainer = self._trainers.get(msg.job)
+        if trainer is None:
+            settings = self._settings(msg.job)
+            job = self.ctx.system.lookup(Address.parse(msg.reply_to), Job)
+            trainer = await self.ctx.spawn(
+                lambda: Trainer(settings, job, msg.job),
+                name=f"trainer-{msg.job}",
+                mailbox=Mailbox(16),
+                # A script does not survive its trainer, so neither does the job here.
+                restart=Restart.never(),
+            )
+            self._trainers[msg.job] = trainer
+        return Deployed(trainer.text)
+
+    @handles
+    async def retire(self, msg: Retire) -> None:
+        """Stop the trainer of a job that is over."""
+        trainer = self._trainers.pop(msg.job, None)
+        if trainer is not None:
+            await self.ctx.system.stop(trainer, "killed" if msg.kill else "the job is over")

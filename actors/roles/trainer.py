@@ -1,0 +1,266 @@
+"""The trainer: the actor at a site that owns one job's script and speaks for it.
+
+It takes one task at a time, runs the script on it in a child task, and submits
+the result until the job has answered. A task that is pushed twice is taken
+once; a result whose answer was lost is sent again, and the aggregator counts
+it once. What the script does is the launcher's business: a process, a
+greenlet and a plain function look the same from here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from covey.client.messages import Metric, Task
+
+from ..downloads.blobs import BlobRef, Blobs
+from ..downloads.errors import BlobError
+from ..jobs.function import FunctionFailed
+from ..jobs.launchers.errors import LauncherError, ScriptError, ScriptFailed
+from ..jobs.launchers.script import Script
+from ..runtime import Actor, ActorError, Message, Ref, Stopped, handles
+from .messages import Assign, Failure, Streamed, Submit, Taken, Update
+
+if TYPE_CHECKING:
+    from .job import Job
+
+# A result that the job has not acknowledged in this time is sent again; it is
+# only an answer to a small message, so a loaded server has ample time.
+SUBMIT_TIMEOUT_S = 30.0
+# Between two tries, doubled up to the second number.
+RETRY_S = (0.05, 5.0)
+# A script that is told to end gets this long to write its own files.
+SCRIPT_GRACE_S = 2.0
+
+WEIGHT_KEY = "NUM_STEPS_CURRENT_ROUND"
+
+
+# Streamed values a trainer holds while the job is slow; the oldest go first,
+# since the newest say most about where training is.
+METRICS_KEPT = 10_000
+
+WEIGHT_KEY = "NUM_STEPS_CURRENT_ROUND"
+
+
+@dataclass(frozen=True, slots=True)
+class TrainerSettings:
+    """What a trainer needs of its site.
+
+    Attributes:
+        site: The site's name.
+        start: Starts the script, with a callback for streamed metrics.
+        blobs: Where models are found and updates are left.
+        slots: Limits how many scripts of this host are at work at once, None for no limit.
+        warm: Start the script before the first task comes.
+        restart: Start the script anew for every task.
+    """
+
+    site: str
+    start: Callable[[Callable[[Metric], None]], Awaitable[Script]]
+    blobs: Blobs
+    slots: asyncio.Semaphore | None = None
+    warm: bool = True
+    restart: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Worked(Message["Trainer", None]):
+    """To itself: the child task is through with a task."""
+
+    key: tuple[str, int, int]
+
+
+class Trainer(Actor):
+    """Runs the tasks of one job at one site."""
+
+    def __init__(self, settings: TrainerSettings, job: Ref[Job], job_id: str) -> None:
+        """Serve `job`, whose id is `job_id`."""
+        self._settings = settings
+        self._job = job
+        self._job_id = job_id
+        self._starting: asyncio.Future[Script] | None = None
+        self._script: Script | None = None
+        self._working: tuple[str, int, int] | None = None
+        self._latest: tuple[str, int, int] | None = None
+        self._round = 0
+        self._blob: BlobRef | None = None
+        self._metrics: deque[Streamed] = deque(maxlen=METRICS_KEPT)
+        self._flushing = False
+
+    async def started(self) -> None:
+        """Begin starting the script, so that it is ready when the first task comes."""
+        if self._settings.warm:
+            self._starting = asyncio.get_running_loop().create_future()
+            self.ctx.run(self._settings.start(self._on_metric), self._warm)
+
+    def _warm(self, result: Script | Exception) -> None:
+        starting = self._starting
+        if starting is not None and not starting.done():
+            if isinstance(result, Exception):
+                starting.set_exception(result)
+                starting.exception()  # the first task reports it
+            else:
+                starting.set_result(result)
+
+    async def stopping(self, reason: str) -> None:
+        """End the script: by its own loop if it is idle and ends in time, else by force."""
+        script, self._script = self._script, None
+        if script is None and self._starting is not None and self._starting.done():
+            if self._starting.exception() is None:
+                script = self._starting.result()
+        if script is not None:
+            if self._working is not None or "kill" in reason:
+                script.kill()
+            await script.stop(SCRIPT_GRACE_S)
+        self._release()
+
+    @handles
+    def assign(self, msg: Assign) -> Taken:
+        """Take a task, unless it is the one at work or the one just done."""
+        key = (msg.task, msg.round, msg.attempt)
+        if key not in (self._working, self._latest):
+            # The next task says that the last update has been folded or given up.
+            self._release()
+            if self._working is not None:
+                self._abandon()
+            self._working = key
+            self._round = msg.round
+            self.ctx.run(self._work(msg), lambda _: Worked(key))
+        return Taken()
+
+    @handles
+    def worked(self, msg: Worked) -> None:
+        """Be free for the next task."""
+        self._latest = msg.key
+        if self._working == msg.key:
+            self._working = None
+
+    def _abandon(self) -> None:
+        """Give up the task at work: a late answer would be taken for that of the next one."""
+        if self._script is not None:
+            self._script.kill()
+            self._script = None
+
+    def _release(self) -> None:
+        blob, self._blob = self._blob, None
+        if blob is not None:
+            self._settings.blobs.release(blob.rid)
+
+    # One task --------------------------------------------------------------
+
+    async def _work(self, msg: Assign) -> None:
+        outcome = await self._outcome(msg)
+        if self._working == (msg.task, msg.round, msg.attempt):
+            await self._flush()
+            await self._submit(Submit(self._settings.site, msg.task, msg.round, outcome))
+
+    async def _outcome(self, msg: Assign) -> Update | Failure:
+        slots = self._settings.slots
+        try:
+            script = await self._ready()
+            if slots is None:
+                return await self._run(script, msg)
+            async with slots:
+                return await self._run(script, msg)
+        except ScriptFailed as error:
+            fault = error.fault
+            return Failure(
+                fault.kind,
+                fault.text,
+                fault.file,
+                fault.line,
+                fault.source_line,
+                fault.traceback,
+                fatal=not isinstance(error, FunctionFailed) and not self._settings.restart,
+            )
+        except TimeoutError:
+            self._abandon()
+            text = f"no answer within {msg.deadline_s:g} s, the task's deadline"
+            return Failure("DeadlinePassed", text, fatal=not self._settings.restart)
+        except (ScriptError, LauncherError, BlobError) as error:
+            self._script = None
+            return Failure(type(error).__name__, str(error), fatal=not self._settings.restart)
+
+    async def _ready(self) -> Script:
+        """The script, started if need be."""
+        if self._script is None:
+            starting, self._starting = self._starting, None
+            if starting is not None:
+                await asyncio.wait([starting])
+                self._script = starting.result()
+            else:
+                self._script = await self._settings.start(self._on_metric)
+        return self._script
+
+    async def _run(self, script: Script, msg: Assign) -> Update:
+        """Have the script work on the task; make its answer an update."""
+        blobs = self._settings.blobs
+        path, size = None, 0
+        if msg.model is not None:
+            model = blobs.open(msg.model.rid)
+            path, size = str(model.path), model.size
+        task = Task(msg.task, msg.round, msg.total_rounds, path, size)
+        began = time.perf_counter()
+        async with asyncio.timeout(msg.deadline_s):
+            result = await script.run(task)
+        seconds = time.perf_counter() - began
+        if self._settings.restart:
+            self._script = None
+            await script.stop(SCRIPT_GRACE_S)
+        answer, blob = result.answer, result.blob
+        if blob is not None:
+            self._blob = BlobRef(blobs.register(blob), blob.size)
+        return Update(
+            tensors=self._blob,
+            params_type=answer.params_type,
+            weight=_weight(answer.meta.get(WEIGHT_KEY)),
+            metrics=answer.metrics,
+            seconds=seconds,
+            evaluates=answer.evaluates,
+        )
+
+    async def _submit(self, submit: Submit) -> None:
+        """Send a result until the job answers or is gone."""
+        pause, longest = RETRY_S
+        while True:
+            try:
+                await self._job.ask(submit, timeout=SUBMIT_TIMEOUT_S)
+                return
+            except Stopped:
+                return
+            except ActorError:
+                # Whether it was counted is not known; asking again is safe.
+                await asyncio.sleep(pause * self.ctx.rng.uniform(0.5, 1.0))
+                pause = min(longest, pause * 2)
+
+    # Streamed metrics ------------------------------------------------------
+
+    def _on_metric(self, metric: Metric) -> None:
+        site = self._settings.site
+        self._metrics.append(
+            Streamed(site, self._round, metric.key, metric.value, metric.step, metric.kind)
+        )
+        if not self._flushing:
+            self._flushing = True
+            self.ctx.run(self._flush(), lambda _: None)
+
+    async def _flush(self) -> None:
+        try:
+            while self._metrics:
+                await self._job.tell(self._metrics.popleft())
+        except ActorError:
+            self._metrics.clear()  # curves are worth no retry; the result is
+        finally:
+            self._flushing = False
+
+
+def _weight(value: object) -> float:
+    """A weight from free data; what is no number counts as absent."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return 1.0
+    return float(value)

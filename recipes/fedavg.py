@@ -1,0 +1,131 @@
+"""Federated averaging, as a recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from covey.actors.jobs.function import TrainFunction
+from covey.actors.roles.plan import Progress
+from covey.algorithms import (
+    Aggregation,
+    AlgorithmError,
+    BestModel,
+    FedAvg,
+    Patience,
+    StopCondition,
+)
+
+from .errors import ConfigError
+from .recipe import Recipe, whole
+
+
+class FedAvgRecipe(Recipe):
+    """FedAvg (McMahan et al. 2017): each round is the weighted mean of the clients' models.
+
+    Args:
+        name: Names the run's folder.
+        initial_model: What round 0 sends, bit for bit: a torch module, a state dict, named
+            NumPy arrays, or the path of a safetensors file.
+        model: Another name of `initial_model`.
+        min_clients: Results without which a round fails; None: every client's.
+        num_rounds: Rounds to run.
+        train_script: Each client's training script; looked for beside the file that builds
+            the recipe, then in the current folder.
+        train_args: The script's arguments, as one line or a list.
+        train: In place of a script: `train(params, ctx)`, plain or async, returns the
+            parameters, a pair (parameters, metrics), or an `FLModel`.
+        evaluate: With `train`: `evaluate(params, ctx)` returns metrics; the last model is
+            evaluated by it.
+        key_metric: The metric that picks the best model.
+        key_metric_mode: "max" or "min"; None tells by the name (losses and errors: min).
+        stop_cond: Stop when a metric gets there: "accuracy >= 0.95".
+        patience: Stop after this many rounds without a better key metric.
+        exclude_vars: Variables that are not aggregated and keep their values.
+        aggregation_weights: Factor per site on the weight it reports.
+        task_timeout: Seconds a client may take for one task; None: any time.
+
+    Raises:
+        ConfigError: For a setting that cannot work.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str = "fedavg",
+        initial_model: Any = None,
+        model: Any = None,
+        min_clients: int | None = None,
+        num_rounds: int = 2,
+        train_script: str | Path | None = None,
+        train_args: str | Sequence[str] = "",
+        train: TrainFunction | None = None,
+        evaluate: TrainFunction | None = None,
+        key_metric: str = "accuracy",
+        key_metric_mode: Literal["max", "min"] | None = None,
+        stop_cond: str | None = None,
+        patience: int | None = None,
+        exclude_vars: Sequence[str] = (),
+        aggregation_weights: Mapping[str, float] | None = None,
+        task_timeout: float | None = None,
+    ) -> None:
+        """See the class."""
+        if initial_model is not None and model is not None:
+            raise ConfigError("model", "is another name of initial_model; give one of them")
+        super().__init__(
+            name=name,
+            initial_model=initial_model if initial_model is not None else model,
+            num_rounds=num_rounds,
+            min_clients=min_clients,
+            train_script=train_script,
+            train_args=train_args,
+            train=train,
+            evaluate=evaluate,
+            task_timeout=task_timeout,
+        )
+        if patience is not None:
+            whole("patience", patience, 1)
+        if isinstance(exclude_vars, str):
+            raise ConfigError("exclude_vars", "is a list of names, not one text")
+        self.key_metric = key_metric
+        self.key_metric_mode = key_metric_mode
+        self.stop_cond = stop_cond
+        self.patience = patience
+        self.exclude_vars = tuple(exclude_vars)
+        self.aggregation_weights = dict(aggregation_weights or {})
+        self._check()
+
+    def _check(self) -> None:
+        try:
+            self.progress()
+            self.aggregation().answers(self.initial.layout)
+        except AlgorithmError as error:
+            setting = getattr(error, "setting", "exclude_vars")
+            raise ConfigError(setting, str(error)) from error
+
+    def aggregation(self) -> Aggregation:
+        """The weighted mean."""
+        return FedAvg(
+            exclude_vars=self.exclude_vars, aggregation_weights=self.aggregation_weights
+        )
+
+    def progress(self) -> Progress:
+        """Best model, stop condition and patience, at their beginning."""
+        mode = self.key_metric_mode or "auto"
+        return Progress(
+            best=BestModel(self.key_metric, mode),
+            patience=None if self.patience is None else Patience(self.patience, self.key_metric, mode),
+            stop=None if self.stop_cond is None else StopCondition.parse(self.stop_cond),
+        )
+
+    def settings(self) -> dict[str, Any]:
+        """The recipe's own settings."""
+        return {
+            "key_metric": self.key_metric,
+            "key_metric_mode": self.key_metric_mode,
+            "stop_cond": self.stop_cond,
+            "patience": self.patience,
+            "exclude_vars": list(self.exclude_vars),
+            "aggregation_weights": self.aggregation_weights,
+        }

@@ -1,0 +1,171 @@
+"""Run folders: where a run leaves everything, and how an interrupted run is found again.
+
+`<workspace>/<name>/<UTC time>-<id>/`, the same in every environment; the layout
+is promised in docs/stability.md. A run holds a lock on its folder while it
+lives, so that a folder without lock and without `summary.json` is that of a run
+that was cut off.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import platform
+import secrets
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Final, Self, cast
+
+from covey.actors.jobs.checkpoint import write_atomically
+from covey.actors.jobs.manifest import JobManifest
+
+from .errors import ConfigError
+
+CONFIG: Final = "config.json"
+SUMMARY: Final = "summary.json"
+_LOCK: Final = ".lock"
+_GIT_S: Final = 2.0  # git on a cold network home; the run does not depend on it
+_PACKAGES: Final = ("covey", "torch", "numpy", "safetensors")
+
+
+def workspace_of(given: str | Path | None) -> Path:
+    """The workspace: the argument, else `COVEY_WORKSPACE`, else `./covey_runs`."""
+    return Path(given or os.environ.get("COVEY_WORKSPACE") or "covey_runs").absolute()
+
+
+class RunFolder:
+    """One run's folder, locked by this process until `close`."""
+
+    def __init__(self, path: Path, lock: int, config: Mapping[str, Any]) -> None:
+        """Made by `create` and `find_unfinished`."""
+        self.path = path
+        self.config = dict(config)
+        self._lock = lock
+
+    def __repr__(self) -> str:
+        return f"<run folder {self.path}>"
+
+    @property
+    def id(self) -> str:
+        """The job's id."""
+        return str(self.config["id"])
+
+    @property
+    def seed(self) -> int:
+        """The run's seed."""
+        return int(self.config["seed"])
+
+    @classmethod
+    def create(cls, workspace: Path, manifest: JobManifest, seed: int, env: Mapping[str, Any]) -> Self:
+        """Make a new run's folder with its `config.json`.
+
+        Raises `ConfigError` where the workspace cannot be written to.
+        """
+        now = datetime.now(UTC)
+        name = f"{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
+        path = workspace / manifest.name / name
+        config = {
+            "id": name,
+            "digest": manifest.digest,
+            "seed": seed,
+            "created": now.isoformat(timespec="seconds"),
+            "manifest": manifest.as_dict(),
+            "environment": dict(env),
+            "versions": _versions(),
+            "git": _git_state(Path.cwd()),
+        }
+        try:
+            (path / "logs").mkdir(parents=True)
+            write_atomically(path / CONFIG, json.dumps(config, indent=2, default=str) + "\n")
+            lock = _lock(path)
+        except OSError as error:
+            raise ConfigError("workspace", f"{path}: {error.strerror}") from error
+        assert lock is not None
+        return cls(path, lock, config)
+
+    @classmethod
+    def find_unfinished(cls, workspace: Path, manifest: JobManifest, seed: int | None) -> Self | None:
+        """The latest run of this manifest that was cut off, locked; None if there is none."""
+        for path, config in folders(workspace / manifest.name):
+            if (path / SUMMARY).exists() or config.get("digest") != manifest.digest:
+                continue
+            if seed is not None and config.get("seed") != seed:
+                continue
+            lock = _lock(path)
+            if lock is not None:
+                return cls(path, lock, config)
+        return None
+
+    def summarise(self, summary: Mapping[str, Any]) -> None:
+        """Write `summary.json`, which makes the run a finished one."""
+        write_atomically(self.path / SUMMARY, json.dumps(summary, indent=2, default=str) + "\n")
+
+    def close(self) -> None:
+        """Give the lock back; idempotent."""
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+
+def folders(parent: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """All run folders below `parent` with their configuration, latest first."""
+    if not parent.is_dir():
+        return
+    for path in sorted(parent.iterdir(), reverse=True):
+        with suppress(OSError, ValueError):
+            config: Any = json.loads((path / CONFIG).read_text())
+            if isinstance(config, dict):
+                yield path, cast("dict[str, Any]", config)
+
+
+def is_running(path: Path) -> bool:
+    """Whether a process holds the folder's lock."""
+    lock = _lock(path)
+    if lock is None:
+        return True
+    os.close(lock)
+    return False
+
+
+def _lock(path: Path) -> int | None:
+    """Lock a run folder; None if another process has it. The kernel unlocks when we die."""
+    fd = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        return None
+    return fd
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": sys.version.split()[0], "platform": platform.platform()}
+    for package in _PACKAGES:
+        with suppress(PackageNotFoundError):
+            versions[package] = version(package)
+    return versions
+
+
+def _git_state(folder: Path) -> dict[str, Any] | None:
+    """Commit and cleanliness of the checkout the run was started in, None outside of one."""
+    if not any((parent / ".git").exists() for parent in (folder, *folder.parents)):
+        return None
+    commit = _git(folder, "rev-parse", "HEAD")
+    status = _git(folder, "status", "--porcelain", "--untracked-files=no")
+    return None if commit is None else {"commit": commit, "clean": status == ""}
+
+
+def _git(folder: Path, *args: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", *args], cwd=folder, capture_output=True, text=True, timeout=_GIT_S, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()

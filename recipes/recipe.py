@@ -1,0 +1,266 @@
+"""The base of recipes: from what a user writes to something an environment can run.
+
+A recipe is data plus references to code. It knows nothing of where it runs:
+the environment takes its manifest and its model and returns a `Run`.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import json
+import re
+import shlex
+import shutil
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+from covey.actors.jobs.function import TrainFunction
+from covey.actors.jobs.launchers import imports
+from covey.actors.jobs.manifest import JobManifest, digest_of_file, digest_of_text
+from covey.actors.jobs.workflow import Workflow, federated_averaging
+from covey.actors.roles.plan import Progress
+from covey.algorithms import Aggregation
+from covey.algorithms.errors import AlgorithmError
+from covey.algorithms.tensors import InitialModel, load_initial
+
+from .checked import Checked
+from .errors import ConfigError
+from .run import Run
+
+# A name becomes a folder's and part of addresses.
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,63}")
+
+
+class Environment(Protocol):
+    """Where recipes run."""
+
+    def execute(self, recipe: Recipe) -> Run:
+        """Run to the end, blocking; also where a loop is running already."""
+        ...
+
+    async def run(self, recipe: Recipe) -> Run:
+        """Run to the end in the running loop; cancelling gives the run up."""
+        ...
+
+    def submit(self, recipe: Recipe) -> Run:
+        """Start in the background and return at once."""
+        ...
+
+    async def start(self, recipe: Recipe) -> Run:
+        """Start in the running loop and return at once."""
+        ...
+
+
+class Recipe(Checked, ABC):
+    """Base of all recipes.
+
+    Attributes:
+        name: Names the run's folder.
+        num_rounds: Rounds to run.
+        min_clients: Results without which a round fails; None: of every client.
+        initial: The model that round 0 sends.
+        train_script: The clients' script, or None.
+        train: The clients' function, or None.
+        tracking: Kinds of experiment tracking, see `add_experiment_tracking`.
+    """
+
+    workflow: Workflow = staticmethod(federated_averaging)
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        initial_model: Any,
+        num_rounds: int,
+        min_clients: int | None,
+        train_script: str | Path | None,
+        train_args: str | Sequence[str],
+        train: TrainFunction | None,
+        evaluate: TrainFunction | None,
+        task_timeout: float | None,
+    ) -> None:
+        """Check what can be checked before anything starts; raise `ConfigError`."""
+        self.name = _checked_name(name)
+        self.num_rounds = whole("num_rounds", num_rounds, 1)
+        self.min_clients = None if min_clients is None else whole("min_clients", min_clients, 1)
+        if (train_script is None) == (train is None):
+            raise ConfigError("train_script", "give either train_script= or train=")
+        if evaluate is not None and train is None:
+            raise ConfigError("evaluate", "goes with train=; a script uses flare.is_evaluate()")
+        if task_timeout is not None and not task_timeout > 0:
+            raise ConfigError("task_timeout", f"{task_timeout} s; must be more than 0, or None")
+        self.train = _checked_function("train", train)
+        self.evaluate = _checked_function("evaluate", evaluate)
+        self.train_script = None if train_script is None else find_script(train_script)
+        self.train_args = tuple(
+            shlex.split(train_args) if isinstance(train_args, str) else map(str, train_args)
+        )
+        self.task_timeout = task_timeout
+        self.initial = _load(initial_model)
+        self._from_file = initial_model if isinstance(initial_model, str | Path) else None
+        self.tracking: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name!r}: {self.num_rounds} rounds>"
+
+    @abstractmethod
+    def aggregation(self) -> Aggregation:
+        """A fresh aggregation rule for one run."""
+
+    @abstractmethod
+    def progress(self) -> Progress:
+        """Model selection and early stopping of one run, at its beginning."""
+
+    @abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """The recipe's own settings as plain data, for the manifest."""
+
+    def replace(self, **settings: Any) -> Self:
+        """A copy with other settings, such as `num_rounds=2`; raises `ConfigError`."""
+        other = copy.copy(self)
+        for key, value in settings.items():
+            if not hasattr(self, key):
+                raise ConfigError(key, f"{type(self).__name__} has no such setting")
+            setattr(other, key, value)
+        return other
+
+    # Running ---------------------------------------------------------------
+
+    def execute(self, env: Environment) -> Run:
+        """Run in `env` to the end, also from a notebook.
+
+        Raises `JobFailed` with the user's own line last, `ConfigError` before
+        anything starts, `KeyboardInterrupt` after a clean end on Ctrl-C.
+        """
+        return env.execute(self)
+
+    async def run(self, env: Environment) -> Run:
+        """Run in `env` to the end; raises as `execute`. Cancelling ends the run within a second."""
+        return await env.run(self)
+
+    def submit(self, env: Environment) -> Run:
+        """Start in `env`, in the background, and return the `Run` at once."""
+        return env.submit(self)
+
+    async def start(self, env: Environment) -> Run:
+        """Start in `env`, in the running loop, and return the `Run` at once."""
+        return await env.start(self)
+
+    # As data ---------------------------------------------------------------
+
+    def manifest(self, sites: Sequence[str]) -> JobManifest:
+        """The job as canonical data for these sites."""
+        shared = {
+            "num_rounds": self.num_rounds,
+            "min_clients": self.min_clients,
+            "train_args": list(self.train_args),
+            "task_timeout": self.task_timeout,
+        }
+        model = self.initial.layout.digest
+        if self._from_file is not None:
+            model = digest_of_file(Path(self._from_file))
+        kind = type(self).__name__
+        settings = shared | self.settings()
+        return JobManifest(kind, self.name, tuple(sites), settings, model, self._code())
+
+    def _code(self) -> dict[str, str]:
+        if self.train_script is not None:
+            files = imports.scan(self.train_script).local
+            return {file.name: digest_of_file(file) for file in files}
+        functions = {"train": self.train, "evaluate": self.evaluate}
+        return {
+            kind: digest_of_text(_source(function))
+            for kind, function in functions.items()
+            if function is not None
+        }
+
+    def export(self, folder: str | Path, sites: Sequence[str] = ()) -> Path:
+        """Write the job as a folder: `manifest.json`, `model.safetensors` and the script's files.
+
+        Raises `ConfigError` for a recipe by function, whose code is not a file,
+        and where the folder exists and is not empty.
+        """
+        target = Path(folder)
+        if self.train_script is None:
+            raise ConfigError("train", "a recipe by function has no script to export")
+        if target.exists() and any(target.iterdir()):
+            raise ConfigError("folder", f"{target} exists and is not empty")
+        code = target / "code"
+        code.mkdir(parents=True, exist_ok=True)
+        base = self.train_script.parent
+        for file in imports.scan(self.train_script).local:
+            inside = file.relative_to(base) if file.is_relative_to(base) else Path(file.name)
+            (code / inside).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, code / inside)
+        with (target / "model.safetensors").open("wb") as model:
+            self.initial.write(model.fileno())
+        manifest = self.manifest(sites).as_dict() | {"entry": self.train_script.name}
+        (target / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
+        return target
+
+
+def _checked_name(name: Any) -> str:
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise ConfigError("name", f"{name!r}; use letters, digits, '_', '-' and '.', at most 64")
+    return name
+
+
+def whole(setting: str, value: Any, least: int) -> int:
+    """A whole number of at least `least`; raise `ConfigError`."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ConfigError(setting, f"{value!r}; must be a whole number of at least {least}")
+    return value
+
+
+def _checked_function(setting: str, function: Any) -> Any:
+    if function is not None and not callable(function):
+        raise ConfigError(setting, f"{function!r} is no function; a script goes to train_script=")
+    return function
+
+
+def _load(source: Any) -> InitialModel:
+    """The initial model, refused by content where it could run code."""
+    if source is None:
+        raise ConfigError("initial_model", "give a module, a state dict, arrays, or a path")
+    try:
+        return load_initial(source)
+    except FileNotFoundError as error:
+        raise ConfigError("initial_model", f"{error.filename}: there is no such file") from None
+    except (AlgorithmError, OSError) as error:
+        raise ConfigError("initial_model", str(error)) from error
+
+
+def find_script(script: str | Path) -> Path:
+    """Look for a script beside the file that builds the recipe, then in the current folder.
+
+    Raises `ConfigError` with every place looked at.
+    """
+    given = Path(script)
+    places = [given] if given.is_absolute() else [_caller() / given, Path.cwd() / given]
+    for place in places:
+        if place.is_file():
+            return place.resolve()
+    looked = " and ".join(str(place) for place in dict.fromkeys(places))
+    raise ConfigError("train_script", f"there is no {given} (looked for {looked})")
+
+
+def _caller() -> Path:
+    """The folder of the first file on the stack that is not covey's own."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        if not str(frame.f_globals.get("__name__", "")).startswith("covey."):
+            return Path(frame.f_code.co_filename).resolve().parent
+        frame = frame.f_back  # type: ignore[assignment]
+    return Path.cwd()
+
+
+def _source(function: Any) -> str:
+    """A function's source, or its name where there is no source to read."""
+    try:
+        return inspect.getsource(inspect.unwrap(function))
+    except (OSError, TypeError):
+        return f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', function)}"

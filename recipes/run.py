@@ -1,0 +1,148 @@
+"""A run, as its user holds it: status, events, metrics, models, abort."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+from covey.actors.jobs.checkpoint import BEST, MODEL
+from covey.actors.jobs.states import RunStatus
+from covey.actors.observe.events import EventKind, RunEvent
+from covey.actors.observe.journal import Journal
+
+from .errors import JobAborted, JobFailed
+
+
+class Run:
+    """One run of a recipe, under way or over. All methods may be called from any thread.
+
+    Attributes:
+        seed: The run's seed.
+    """
+
+    def __init__(self, folder: Path, job_id: str, seed: int, journal: Journal) -> None:
+        """Made by environments."""
+        self.seed = seed
+        self._folder = folder
+        self._id = job_id
+        self._journal = journal
+        self._status = RunStatus.SUBMITTED
+        self._over = threading.Event()
+        self._final: RunEvent | None = None
+        self._abort: Callable[[], None] | None = None
+        journal.subscribe(self._follow)
+
+    def __repr__(self) -> str:
+        return f"<Run {self._id}: {self._status}>"
+
+    # What happened ---------------------------------------------------------
+
+    def get_job_id(self) -> str:
+        """The run's id, unique on this machine."""
+        return self._id
+
+    def get_status(self) -> RunStatus:
+        """Where the run is now; never None."""
+        return self._status
+
+    def get_result(self) -> Path:
+        """The run's folder, which exists from the start."""
+        return self._folder
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """The rows of `metrics.jsonl`: one per round and site, and one per round for "global"."""
+        try:
+            lines = (self._folder / "metrics.jsonl").read_text().splitlines()
+        except FileNotFoundError:
+            return []
+        return [json.loads(line) for line in lines]
+
+    def model(self) -> dict[str, Any]:
+        """The latest complete global model, in the kind of the initial model.
+
+        Raises `FileNotFoundError` before there is one.
+        """
+        return _read(self._folder / MODEL)
+
+    def best_model(self) -> dict[str, Any]:
+        """The model with the best key metric; raises `FileNotFoundError` if none was measured."""
+        return _read(self._folder / BEST)
+
+    # Following -------------------------------------------------------------
+
+    def events(self) -> AsyncIterator[RunEvent]:
+        """All events from the first, in order, until the run is over."""
+        return self._journal.follow()
+
+    async def wait(self) -> RunStatus:
+        """Wait until the run is over and its files are written; return its status.
+
+        Cancelling the wait leaves the run alone.
+        """
+        while not self._over.is_set():
+            await asyncio.to_thread(self._over.wait, 1.0)
+        return self._status
+
+    def join(self) -> RunStatus:
+        """As `wait`, blocking the thread."""
+        self._over.wait()
+        return self._status
+
+    def abort(self) -> None:
+        """Give the run up; it is over within a second. Nothing happens if it is over already."""
+        if self._abort is not None and not self._status.final:
+            self._abort()
+
+    def check(self) -> None:
+        """Raise `JobFailed` or `JobAborted` if the run has ended so."""
+        final = self._final
+        if final is None or self._status is RunStatus.COMPLETED:
+            return
+        if self._status is RunStatus.ABORTED:
+            raise JobAborted(f"run {self._id} was {final.data['error']}", self)
+        raise JobFailed(_failure_text(final), self, final.site, final.round)
+
+    # For environments ------------------------------------------------------
+
+    def steer(self, abort: Callable[[], None]) -> None:
+        """Set what `abort` does."""
+        self._abort = abort
+
+    def finish(self) -> None:
+        """The run is over and its files are written."""
+        self._over.set()
+
+    @property
+    def final(self) -> RunEvent | None:
+        """The last event, None while the run is under way."""
+        return self._final
+
+    def _follow(self, event: RunEvent) -> None:
+        if event.kind is EventKind.RUN_STARTED:
+            self._status = RunStatus.RUNNING
+        elif event.kind is EventKind.RUN_FINISHED:
+            self._final = event
+            self._status = RunStatus(event.data["status"])
+
+
+def _failure_text(final: RunEvent) -> str:
+    """The failure, with the user's own file and line last."""
+    data = final.data
+    text = str(data["error"])
+    if data.get("file"):
+        text += f'\n  File "{data["file"]}", line {data["line"]}'
+        if data.get("source_line"):
+            text += f"\n    {data['source_line']}"
+    return text
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Tensors of a file, as views of a private mapping."""
+    from covey.algorithms.tensors import Packer, map_private, read_layout
+
+    return Packer(read_layout(path)).unpack(map_private(path))
