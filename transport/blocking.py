@@ -99,6 +99,7 @@ class BlockingLink:
         with self._receiving:
             while not self._arrived:
                 self._check_open()
+                self._check_stream()
                 self._wait_readable(deadline)
                 self._read()
             return self._arrived.popleft()
@@ -119,6 +120,13 @@ class BlockingLink:
     def _check_open(self) -> None:
         if self._closed is not None:
             raise LinkClosed(self.peer, self._closed)
+
+    def _check_stream(self) -> None:
+        """Raise what ended the stream behind envelopes that have been received by now."""
+        error = self._reader.error
+        if error is not None:
+            self.close(str(error))
+            raise error
 
     def _send_parts(self, parts: list[bytes | memoryview], fds: tuple[int, ...]) -> None:
         pending: list[memoryview] = [memoryview(part) for part in parts]

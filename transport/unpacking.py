@@ -102,14 +102,15 @@ class Unpacking:
         except DecodeError:
             raise
         except Exception as error:  # msgpack raises seven kinds, MemoryError among them
-            raise DecodeError(_WHERE, f"not msgpack within the limits: {error}") from error
+            why = str(error) or type(error).__name__
+            raise DecodeError(_WHERE, f"not msgpack within the limits: {why}") from error
         if UINT64 in part and _holds_long_int(value):
             raise DecodeError(_WHERE, f"an int past {LARGEST_INT}")
         return value
 
     def _unpack_large(self, part: bytes) -> Any:
         if sum(map(part.count, _LONG_HEADERS)) > _UNSCANNED_HEADERS:
-            scan_depth(part, self._limits.depth)
+            scan(part, self._limits)
         self._left = self._limits.containers
         limits = self._limits
         return _unpackb(
@@ -180,14 +181,12 @@ def _items_of(container: Any) -> Any:
 # As a name, so that comparing does not narrow `Any` to a dict of unknown things.
 _DICT: Final[Any] = dict
 
-# The scan for depth.
+# The scan.
 
-#: Items of one byte (small ints, nil, bools), and floats: runs of these are passed in one step.
-_SHORT_RUN: Final = re.compile(rb"[\x00-\x7f\xc0\xc2\xc3\xe0-\xff]*")
-_FLOAT_RUN: Final = re.compile(rb"(?:\xcb.{8})*", re.DOTALL)
-_FLOAT_BYTES: Final = 9
+#: Items of one byte: small ints, nil, bools.
+_ONE_BYTE: Final = re.compile(rb"[\x00-\x7f\xc0\xc2\xc3\xe0-\xff]+")
 
-#: Bytes of an item's payload by its first byte, where that is all there is to know.
+#: Bytes after the first one of an item, where that says all: short strings and numbers.
 _PAYLOAD: Final = {
     **{0xA0 + length: length for length in range(32)},
     0xCA: 4,
@@ -202,6 +201,18 @@ _PAYLOAD: Final = {
     0xD3: 8,
 }
 
+#: Runs of equal items, which are passed in one step: by first byte, how to find and count them.
+_RUNS: Final = {
+    **dict.fromkeys((*range(128), 192, 194, 195, *range(224, 256)), (_ONE_BYTE, 1)),
+    **{
+        first: (
+            re.compile(b"(?:%b.{%d})+" % (re.escape(bytes([first])), size), re.DOTALL),
+            1 + size,
+        )
+        for first, size in _PAYLOAD.items()
+    },
+}
+
 #: Bytes of the length that follows the first byte of strings and binaries.
 _LENGTH: Final = {0xC4: 1, 0xC5: 2, 0xC6: 4, 0xD9: 1, 0xDA: 2, 0xDB: 4}
 
@@ -209,17 +220,18 @@ _LENGTH: Final = {0xC4: 1, 0xC5: 2, 0xC6: 4, 0xD9: 1, 0xDA: 2, 0xDB: 4}
 _ENTRIES: Final = {0xDC: (2, 1), 0xDD: (4, 1), 0xDE: (2, 2), 0xDF: (4, 2)}
 
 
-def scan_depth(part: bytes, limit: int) -> None:
+def scan(part: bytes, limits: Limits) -> None:
     """Walk over a msgpack part without decoding it.
 
     What is malformed otherwise is left for the unpacker to say.
 
     Raises:
-        DecodeError: If more than `limit` arrays and maps stand inside each other.
+        DecodeError: If more arrays and maps stand inside each other, or more in all, than the
+            limits allow.
     """
     left = [1]  # items still to come, of each container we are in
-    position, end = 0, len(part)
-    while left and position < end:
+    containers = position = 0
+    while left and position < len(part):
         run, size = _run_at(part, position)
         if run:
             run = min(run, left[-1])
@@ -228,38 +240,41 @@ def scan_depth(part: bytes, limit: int) -> None:
         else:
             left[-1] -= 1
             position, items = _step_at(part, position)
-            if items:
+            if items is not None:
+                containers += 1
                 left.append(items)
-                if len(left) - 1 > limit:
-                    raise DecodeError(_WHERE, f"more than {limit} arrays and maps deep")
+                if len(left) - 1 > limits.depth or containers > limits.containers:
+                    raise DecodeError(_WHERE, "more arrays and maps than the limits, or deeper")
         while left and left[-1] <= 0:
             left.pop()
 
 
 def _run_at(part: bytes, position: int) -> tuple[int, int]:
     """How many items of one size begin here, and the size."""
-    if part[position] == 0xCB:
-        match = _FLOAT_RUN.match(part, position)
-        return ((match.end() - position) // _FLOAT_BYTES if match else 0), _FLOAT_BYTES
-    match = _SHORT_RUN.match(part, position)
-    return (match.end() - position if match else 0), 1
+    run = _RUNS.get(part[position])
+    if run is None:
+        return 0, 0
+    pattern, size = run
+    match = pattern.match(part, position)
+    return ((match.end() - position) // size if match else 0), size
 
 
-def _step_at(part: bytes, position: int) -> tuple[int, int]:
-    """Where the item that begins here ends, or its first inner item begins, and their number."""
+def _step_at(part: bytes, position: int) -> tuple[int, int | None]:
+    """Where the item that begins here ends; for an array or map, where its first inner item is.
+
+    The second value is the number of inner items, None if it is no array or map.
+    """
     first = part[position]
     position += 1
-    if first in _PAYLOAD:
-        return position + _PAYLOAD[first], 0
     if first in _LENGTH:
         after = position + _LENGTH[first]
-        return after + int.from_bytes(part[position:after], "big"), 0
+        return after + int.from_bytes(part[position:after], "big"), None
     if first in _ENTRIES:
         size, each = _ENTRIES[first]
         after = position + size
         return after, int.from_bytes(part[position:after], "big") * each
-    if first <= 0x8F:
+    if 0x80 <= first <= 0x8F:
         return position, (first & 0x0F) * 2
-    if first <= 0x9F:
+    if 0x90 <= first <= 0x9F:
         return position, first & 0x0F
-    return len(part), 0  # an extension: the unpacker refuses the part
+    return len(part), None  # cut off, or an extension: the unpacker refuses the part

@@ -22,7 +22,8 @@ from covey.transport import (
     Registry,
 )
 
-packb: Any = msgpack.packb  # pyright: ignore[reportUnknownMemberType]
+wire: Any = msgpack  # it has no types
+packb = wire.packb
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,9 +188,9 @@ BAD_METAS: list[bytes] = [
     meta_of(deadline_ms=2**64 - 1),
     meta_of(deadline_ms=False),
     meta_of(trace=1),
-    meta_of(to=msgpack.ExtType(1, b"")),
-    meta_of(trace=msgpack.ExtType(1, b"x")),
-    meta_of(trace=msgpack.Timestamp(1)),
+    meta_of(to=wire.ExtType(1, b"")),
+    meta_of(trace=wire.ExtType(1, b"x")),
+    meta_of(trace=wire.Timestamp(1)),
     meta_of().replace(b"\xa0", b"\xa1\xff", 1),
     meta_of({1: 2}),
     meta_of({"x": 1}),
@@ -283,7 +284,7 @@ def nested(depth: int) -> Tree:
 
 
 def test_depth_is_exact_for_a_record_that_contains_its_like() -> None:
-    # The meta array, then a map and an array per tree, but for the last one's empty array.
+    # The meta array, then a map and an array per tree.
     codec = Codec(WITH_TREE, Limits(depth=7))
     at, past = Envelope(Kind.TELL, message=nested(3)), Envelope(Kind.TELL, message=nested(4))
     assert again(at, codec) == at

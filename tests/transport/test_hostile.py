@@ -21,7 +21,7 @@ from covey.transport import (
     Registry,
     TransportError,
 )
-from covey.transport.unpacking import Unpacking, scan_depth
+from covey.transport.unpacking import Unpacking, scan
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,14 +133,14 @@ def test_the_scan_counts_depth_as_the_decoder_does(shape: str, depth: int) -> No
         "array32": b"\xdd\x00\x00\x00\x01",
         "map16": b"\xde\x00\x01\xa1k",
         "map32": b"\xdf\x00\x00\x00\x01\xa1k",
-        "siblings": b"\x98\xc0\x05\xcb12345678\xa3\xdc\xdd\xde\xc4\x02\xdc\xdc\x80\xd9\x01x",
+        "siblings": b"\x98\xc0\x05\xcb12345678\xa3\xdc\xdd\xde\xc4\x02\xdc\xdc\xc3\xd9\x01x",
     }[shape]
     part = opening * depth + b"\xc0"
     if depth > 16:
-        with pytest.raises(DecodeError, match="deep"):
-            scan_depth(part, 16)
+        with pytest.raises(DecodeError, match="deeper"):
+            scan(part, Limits())
     else:
-        scan_depth(part, 16)
+        scan(part, Limits())
 
 
 def outcome(frame: bytes) -> str:

@@ -50,6 +50,4 @@ def test_a_generic_base_may_stand_between() -> None:
 @pytest.mark.parametrize("wire_id", [0, -1, 65536])
 def test_an_id_outside_sixteen_bits_is_refused(wire_id: int) -> None:
     with pytest.raises(ValueError, match="1-65535"):
-
-        class _Bad(Record, id=wire_id):
-            pass
+        type("Bad", (Record,), {}, id=wire_id)
