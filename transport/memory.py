@@ -15,7 +15,7 @@ from typing import Final
 from .codec import HEADER_BYTES, Codec
 from .descriptors import close_all, duplicate
 from .envelope import Envelope
-from .errors import LinkClosed, LinkFull, LocalProtocolError, TransportError
+from .errors import DecodeError, LinkClosed, LinkFull, LocalProtocolError
 from .limits import Limits
 from .link import OVERRUN, LinkStatistics
 from .waiters import Waiters
@@ -126,9 +126,9 @@ class MemoryLink:
 
     def send(self, envelope: Envelope) -> None:
         """Hand an envelope to the other end in the next turn; see `Link.send`."""
-        if self._closed is not None:
-            raise LinkClosed(self.peer, self._closed)
         other = self._other
+        if self._closed is not None or other._closed is not None:
+            raise LinkClosed(self.peer, self._closed or self._ended or "")
         inbox = other._inbox
         if len(inbox) >= self._capacity * OVERRUN:
             raise LinkFull(self.peer, len(inbox), self._capacity * OVERRUN, "envelopes")
@@ -196,36 +196,42 @@ class MemoryLink:
     def _deliver(self) -> None:
         """Hand over everything that has come since the last turn, then the end if it has come."""
         self._scheduled = False
+        receive = self._receive
+        assert receive is not None
         batch = self._inbox
         self._inbox = []
         self._other._wake()
+        delivered = 0
         try:
-            for index, item in enumerate(batch):
+            for item in batch:
                 if self._closed is not None:
-                    _close_descriptors(batch[index:])
-                    return
-                self._hand_over(item)
-        except TransportError as error:
-            self._fail(str(error))
-            return
+                    break
+                envelope = item if isinstance(item, Envelope) else self._decode(item)
+                if envelope is None:
+                    break
+                delivered += 1
+                self._received += 1
+                receive(envelope)
         except BaseException:
             self._fail("the receiver of this link raised")
             raise
+        finally:
+            if delivered < len(batch):
+                _close_descriptors(batch[delivered:])
         if self._ended is not None and self._closed is None:
             self._report(self._ended)
 
-    def _hand_over(self, item: Envelope | _Encoded) -> None:
-        assert self._receive is not None
-        envelope = item if isinstance(item, Envelope) else self._decode(item)
-        self._received += 1
-        self._receive(envelope)
-
-    def _decode(self, item: _Encoded) -> Envelope:
+    def _decode(self, item: _Encoded) -> Envelope | None:
+        """The envelope, or None after ending the link because it is none."""
         assert self._codec is not None
         head, *rest = item.parts
         self._bytes_in += len(head) + sum(map(len, rest))
         body = rest[0] if rest else b""
-        return self._codec.decode(head[:HEADER_BYTES], head[HEADER_BYTES:], body, item.fds)
+        try:
+            return self._codec.decode(head[:HEADER_BYTES], head[HEADER_BYTES:], body, item.fds)
+        except DecodeError as error:
+            self._fail(str(error))
+            return None
 
     def _fail(self, reason: str) -> None:
         """End both sides because of a fault found on this one."""

@@ -324,6 +324,32 @@ def test_descriptors_are_duplicated_and_those_undelivered_closed(codec: Codec | 
     run(main)
 
 
+def test_descriptors_behind_a_fault_are_closed() -> None:
+    async def main() -> None:
+        before = len(os.listdir("/proc/self/fd"))
+        fd = os.open(os.devnull, os.O_RDONLY)
+        a, b = memory_pair("a", "b", codec_a=CODEC, codec_b=Codec(Registry()))
+        b.start(ignore, ignore)
+        a.send(Envelope(Kind.TELL, message=Note(1), fds=(fd,)))
+        a.send(Envelope(Kind.TELL, fds=(fd,)))
+        os.close(fd)
+        await turns()
+        assert b.statistics().closed is not None
+        assert len(os.listdir("/proc/self/fd")) == before
+
+    run(main)
+
+
+def test_nothing_is_accepted_for_an_end_that_has_closed() -> None:
+    async def main() -> None:
+        a, b = pair(None)
+        a.close("gone")
+        with pytest.raises(LinkClosed, match="gone"):
+            b.send(note(1))
+
+    run(main)
+
+
 def test_a_pair_needs_codecs_on_both_sides_or_none() -> None:
     with pytest.raises(ValueError, match="both"):
         memory_pair("a", "b", codec_a=CODEC)
