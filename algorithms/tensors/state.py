@@ -95,7 +95,7 @@ class Packer:
         plain: tuple[type, ...] = () if torch is None else self._plain_types(torch)
         for slot in self._slots:
             value: Any = state[slot.name]
-            if value.shape != slot.shape:
+            if getattr(value, "shape", None) != slot.shape:
                 raise slot.wrong_shape(value)
             address = slot.address_of(value) if type(value) in plain else 0
             if address:
@@ -170,7 +170,7 @@ class Packer:
             self._check_names(state)
         for slot in self._slots:
             value: Any = state[slot.name]
-            if value.shape != slot.shape:
+            if getattr(value, "shape", None) != slot.shape:
                 raise slot.wrong_shape(value)
             slot.check_type(value)
 
@@ -246,13 +246,17 @@ class _Slot:
         self.strided: Any = None
 
     def wrong_shape(self, value: Any) -> BadUpdate:
+        if not hasattr(value, "shape"):
+            what = type(value).__name__
+            return BadUpdate(self.name, f"is a {what}, neither a tensor nor an array")
         shape, expected = list(value.shape), list(self.shape)
         return BadUpdate(self.name, f"has shape {shape}, expected {expected}")
 
     def check_type(self, value: Any) -> None:
-        if dtype_of(value.dtype) is not self.type and not _can_cast(value, self.type):
-            got, expected = value.dtype, self.type.name
-            raise BadUpdate(self.name, f"has element type {got}, expected {expected}")
+        native = getattr(value, "dtype", None)
+        if dtype_of(native) is not self.type and not _can_cast(native, self.type):
+            expected = self.type.name
+            raise BadUpdate(self.name, f"has element type {native}, expected {expected}")
 
     def address_of(self, tensor: Any) -> int:
         """Where a plain tensor's bytes lie if they can be copied as they are, else 0.
@@ -298,13 +302,13 @@ def _import_torch() -> Any:
     return torch
 
 
-def _can_cast(value: Any, dtype: DType) -> bool:
+def _can_cast(native: Any, dtype: DType) -> bool:
     """Whether a value's type and the given one are both real floats (or both complex)."""
-    own = dtype_of(value.dtype)
+    own = dtype_of(native)
     if own is not None:
         return own.kind == dtype.kind == "float" and own.lanes == dtype.lanes
     # A float of NumPy's that cannot be stored itself: big-endian or long.
-    real = getattr(value.dtype, "kind", "") == "f"
+    real = getattr(native, "kind", "") == "f"
     return real and dtype.kind == "float" and dtype.lanes == 1
 
 
@@ -338,7 +342,7 @@ def _torch_pieces(dtype: DType, value: Any) -> Iterator[Lanes]:
     bits = target if dtype.short is None else (torch.int16 if dtype.itemsize == 2 else torch.uint8)
     step = _PIECE_BYTES // dtype.itemsize
     for start in range(0, len(flat), step):
-        piece = flat[start : start + step].to(target).cpu()
+        piece = flat[start : start + step].to(target).cpu().contiguous()
         yield piece.view(bits).numpy().view(dtype.storage)
 
 
@@ -346,7 +350,7 @@ def _numpy_pieces(dtype: DType, value: Any) -> Iterator[Lanes]:
     flat = np.asarray(value).reshape(-1)
     step = _PIECE_BYTES // dtype.itemsize
     for start in range(0, len(flat), step):
-        piece = flat[start : start + step]
+        piece = np.ascontiguousarray(flat[start : start + step])
         if dtype.numpy is None:
             lanes: Lanes = np.empty(len(piece), dtype.storage)
             narrow(dtype, piece.astype(np.float64), lanes)
