@@ -1,7 +1,7 @@
 """The random state of a script, derived from the run's seed.
 
 Here: deriving seeds and setting Python's, NumPy's and torch's generators. Not here: when
-(`running.py`). NumPy and torch are seeded only if the script's process has imported them.
+(`running.py`). torch is seeded only if the script's process has imported it.
 """
 
 from __future__ import annotations
@@ -10,6 +10,9 @@ import hashlib
 import random
 import sys
 from typing import Any, Final
+
+# NumPy loads it lazily; here it is loaded before a fork, not by every client after it.
+from numpy import random as numpy_random
 
 _SEED_BYTES: Final = 16  # 128 bits: no two sites or rounds share a seed by chance
 
@@ -27,10 +30,8 @@ def seed_everything(seed: int) -> None:
     same numbers from the same seed.
     """
     random.seed(derive(seed, "python"))
-    numpy: Any = sys.modules.get("numpy")  # Any: modules that may not be there
-    if numpy is not None:
-        own = derive(seed, "numpy")
-        numpy.random.seed([(own >> shift) & 0xFFFFFFFF for shift in range(0, 128, 32)])
-    torch: Any = sys.modules.get("torch")
+    own = derive(seed, "numpy")
+    numpy_random.seed([(own >> shift) & 0xFFFFFFFF for shift in range(0, 128, 32)])
+    torch: Any = sys.modules.get("torch")  # Any: a module that may not be there
     if torch is not None:
         torch.manual_seed(derive(seed, "torch") & 0xFFFFFFFFFFFFFFFF)

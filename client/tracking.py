@@ -51,18 +51,18 @@ class SummaryWriter:
 
     def add_scalars(
         self,
-        main_tag: str,
-        tag_scalar_dict: Mapping[str, object],
+        tag: str,
+        scalars: Mapping[str, object],
         global_step: int | None = None,
         **_: object,
     ) -> None:
-        """Write several numbers as `main_tag/name`.
+        """Write several numbers as `tag/name`.
 
         Raises:
             BadMetric: If one is not a number.
         """
         session = current("SummaryWriter.add_scalars()")
-        stream(session, main_tag, tag_scalar_dict, "SCALARS", {"global_step": global_step})
+        stream(session, tag, scalars, "SCALARS", {"global_step": global_step})
 
     def add_text(
         self, tag: str, text_string: str, global_step: int | None = None, **_: object

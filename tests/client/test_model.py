@@ -8,7 +8,7 @@ import pytest
 from covey.client import BadModel, FLModel, ParamsType
 
 
-class ForeignType(str, Enum):
+class ForeignType(str, Enum):  # noqa: UP042 (as others write it)
     FULL = "full, in other words"
     DIFF = "another"
 

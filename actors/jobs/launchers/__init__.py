@@ -1,1 +1,1 @@
-"""."""
+"""Ways to run a training script: forked, spawned, inline. Empty, so that each imports alone."""

@@ -59,6 +59,12 @@ class ForkedProcess:
         """Its process id."""
         return self.forked.result()
 
+    def refuse(self, why: str) -> None:
+        """Tell whoever waits for the fork that there will be none."""
+        if not self.forked.done():
+            self.forked.set_exception(LauncherError("the template process", why))
+            self.forked.exception()  # a cancelled start waits no more
+
     def kill(self) -> None:
         """Have the template kill its group: it knows whether the number is still the client's."""
         self._template.kill_client(self.client)
@@ -236,8 +242,7 @@ class Template:
         elif isinstance(message, control.Forked):
             _set(self._clients[message.client].forked, message.pid)
         elif isinstance(message, control.Refused):
-            process = self._clients.pop(message.client)
-            process.forked.set_exception(LauncherError("the template process", message.why))
+            self._clients.pop(message.client).refuse(message.why)
         elif isinstance(message, control.Exited):
             _set(self._clients.pop(message.client).exited, message.returncode)
 
@@ -252,9 +257,7 @@ class Template:
         self._socket.close()
         self._changed.set()
         for process in self._clients.values():
-            if not process.forked.done():
-                process.forked.set_exception(LauncherError("the template process", why))
-                process.forked.exception()  # somebody may have stopped waiting for it
+            process.refuse(why)
             _set(process.exited, _GONE)
         self._clients.clear()
 

@@ -1,6 +1,7 @@
 """What a script's process and its trainer's side agree on beside the messages.
 
-Here: what their link may carry, and an exit code; used by both ends. Not here: the general limits (`covey.transport`).
+Here: what their link may carry, and an exit code; used by both ends. Not here: the general
+limits (`covey.transport`).
 """
 
 from __future__ import annotations

@@ -9,11 +9,6 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Iterable
-from typing import Final
-
-#: What a module imports late, in every client by itself: torch._dynamo at the first optimizer
-#: step (seconds and a hundred megabytes), numpy.random when the random state is set.
-_COMPANIONS: Final = {"torch": "torch._dynamo", "numpy": "numpy.random"}
 
 
 def import_all(names: Iterable[str]) -> dict[str, str]:
@@ -32,16 +27,17 @@ def import_all(names: Iterable[str]) -> dict[str, str]:
 def import_one(name: str) -> str | None:
     """Import "a.b", or for "a.b:c" also a.b.c if that is a module; gives why it failed.
 
-    A module that is loaded brings its companions along.
+    With torch comes torch._dynamo, which every client's first optimizer step imports by itself
+    otherwise: seconds, and a hundred megabytes that are not shared.
     """
     module, _, attribute = name.partition(":")
+    had_torch = "torch" in sys.modules
     try:
         imported = importlib.import_module(module)
         if attribute and not hasattr(imported, attribute):
             importlib.import_module(f"{module}.{attribute}")
-        for loaded, companion in _COMPANIONS.items():
-            if loaded in sys.modules and companion not in sys.modules:
-                importlib.import_module(companion)
+        if "torch" in sys.modules and (not had_torch or module.partition(".")[0] == "torch"):
+            importlib.import_module("torch._dynamo")
     except Exception as error:
         return f"{type(error).__name__}: {error}"
     return None

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
+import select
 import textwrap
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -133,15 +133,16 @@ def alive() -> Callable[[int], bool]:
 
 
 @pytest.fixture
-def gone(alive: Callable[[int], bool]) -> Callable[[int], None]:
-    """Wait, bounded, until a process that nobody here can wait for has gone."""
+def gone() -> Callable[[int], None]:
+    """Wait, bounded, until a process that is no child of this one has ended."""
 
-    async def wait(pid: int) -> None:
-        async with asyncio.timeout(10):
-            while alive(pid):
-                await asyncio.sleep(0.005)
+    def wait(pid: int) -> None:
+        try:
+            pidfd = os.pidfd_open(pid)
+        except ProcessLookupError:
+            return
+        ended, _, _ = select.select([pidfd], [], [], 10)
+        os.close(pidfd)
+        assert ended, f"process {pid} is still there"
 
-    def check(pid: int) -> None:
-        asyncio.run(wait(pid))
-
-    return check
+    return wait
