@@ -30,7 +30,8 @@ def partition(
 
     For each label, the shares of the sites are drawn from a Dirichlet distribution (Hsu, Qi,
     Brown: "Measuring the Effects of Non-Identical Data Distribution for Federated Visual
-    Classification", 2019). The split depends on the arguments alone, on every machine.
+    Classification", 2019). The split depends on the arguments alone (and on NumPy's Dirichlet
+    sampler, which NumPy may change between its feature releases).
 
     Args:
         labels: One label per sample, of any type that can be sorted.

@@ -272,7 +272,7 @@ class _Slot:
             and not tensor.is_neg()
             and not (self.complex and tensor.is_conj())
         ):
-            return int(tensor.data_ptr())
+            return cast("int", tensor.data_ptr())
         return 0
 
     def prepare(self, torch: Any) -> None:

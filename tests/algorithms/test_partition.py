@@ -37,7 +37,7 @@ def test_every_sample_goes_to_exactly_one_site(
     assert all(np.array_equal(a, b) for a, b in zip(parts, again, strict=True))
 
 
-def test_a_split_is_the_same_for_ever() -> None:
+def test_a_split_is_of_indices_and_repeats() -> None:
     labels = [0, 1, 2] * 6
     parts = partition(labels, 3, 0.5, 7)
     assert [part.tolist() for part in parts] == [
