@@ -217,7 +217,7 @@ def all_finite(dtype: DType, lanes: Lanes) -> bool:
         return True
     if dtype.short is None:
         if len(lanes) <= _FEW_LANES:
-            return np.count_nonzero(np.isfinite(lanes)) == len(lanes)  # cheaper than all()
+            return bool(np.count_nonzero(np.isfinite(lanes)) == len(lanes))  # cheaper than all()
         # Without a temporary: NaN propagates through both, and fails both comparisons.
         return bool(np.minimum.reduce(lanes) > -np.inf and np.maximum.reduce(lanes) < np.inf)
     if not dtype.finite_mask:
