@@ -102,8 +102,8 @@ def _read(cls: type, name: str, method: Any) -> tuple[type, Handler]:
             f"{where}: the annotation names {error.name!r}, which is not defined here; "
             "define messages before their actors and import them at run time"
         ) from error
-    message = hints.get(parameters[1])
-    if not (inspect.isclass(message) and issubclass(message, (Message, Pull))):
+    message: Any = hints.get(parameters[1])
+    if not _is_message(message):
         raise TypeError(f"{where}: annotate {parameters[1]!r} with a Message or Pull class")
     handler = Handler.of(method)
     if handler.stream != issubclass(message, Pull):
@@ -114,6 +114,10 @@ def _read(cls: type, name: str, method: Any) -> tuple[type, Handler]:
     if not handler.stream:
         _check_reply(where, message, hints.get("return"))
     return message, handler
+
+
+def _is_message(annotation: Any) -> bool:
+    return inspect.isclass(annotation) and issubclass(annotation, (Message, Pull))
 
 
 def _check_reply(where: str, message: type, got: Any) -> None:

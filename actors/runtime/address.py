@@ -34,6 +34,7 @@ def checked(name: str) -> str:
     """Return `name` if it may stand in an address, else raise `ValueError`."""
     if not _PART.fullmatch(name):
         raise ValueError(
-            f"{name!r} is no valid name: use letters, digits, '_', '-' and '.', at most 128 characters"
+            f"{name!r} is no valid name: use letters, digits, '_', '-' and '.', "
+            "at most 128 characters"
         )
     return name

@@ -17,6 +17,7 @@ from .errors import AskTimeout
 from .message import type_name
 
 if TYPE_CHECKING:
+    from .arrivals import Arrivals
     from .ref import Ref
 
 # A deadline fires at most this much late. Sweeping more often would cost a
@@ -25,6 +26,10 @@ RESOLUTION_S = 0.02
 
 # (reply, message, deadline on the loop's clock, receiver, seconds allowed)
 Ask: TypeAlias = "tuple[asyncio.Future[Any], Any, float, Ref[Any], float]"
+
+
+# The deadline of an ask whose handler begins before it could pass; `Sweep` keeps the real one.
+NEVER = float("inf")
 
 
 class Sweep:
@@ -42,17 +47,24 @@ class Sweep:
 
     def begin(self, message: Any, ref: Ref[Any], timeout: float) -> Ask:
         """Make an ask that fails with `AskTimeout` after `timeout` seconds."""
-        future: asyncio.Future[Any] = self._loop.create_future()
+        return self.await_reply(self._loop.create_future(), message, ref, timeout)
+
+    def await_reply(
+        self, future: asyncio.Future[Any], message: Any, ref: Ref[Any], timeout: float
+    ) -> Ask:
+        """Make an ask of `future`, which fails with `AskTimeout` after `timeout` seconds."""
         deadline = self.time() + timeout
         self.pending[future] = ask = (future, message, deadline, ref, timeout)
         if deadline < self.next:
             self.schedule(deadline)
         return ask
 
-    def close(self) -> None:
-        """Stop the timer."""
+    def close(self, error: Callable[[str], BaseException]) -> None:
+        """Stop the timer and fail what still waits, with an error made from its address."""
         if self._timer is not None:
             self._timer.cancel()
+        for ask in list(self.pending.values()):
+            self.settle(ask, None, error(ask[3].text))
 
     def schedule(self, deadline: float) -> None:
         """Sweep at `deadline`, which is earlier than the next sweep was to be."""
@@ -91,20 +103,29 @@ class Sweep:
 class RemoteAsk:
     """A request that came over a link; its answer goes back the same way."""
 
-    __slots__ = ("_answered", "_reply", "deadline", "message", "withdrawn")
+    __slots__ = (
+        "_answered",
+        "_arrivals",
+        "deadline",
+        "message",
+        "node",
+        "number",
+        "to",
+        "withdrawn",
+    )
 
     def __init__(
-        self,
-        message: Any,
-        deadline: float,
-        reply: Callable[[Any, BaseException | None], None],
+        self, arrivals: Arrivals, node: str, number: int, message: Any, deadline: float, to: str
     ) -> None:
-        """`reply` sends the value or the error to the asker's node."""
+        """The request `number` of the peer `node` for the actor `to`."""
+        self._arrivals = arrivals
+        self.node = node
+        self.number = number
         self.message = message
         self.deadline = deadline
+        self.to = to
         self.withdrawn = False
         self._answered = False
-        self._reply = reply
 
     def done(self) -> bool:
         """Whether the asker has gone or has been answered."""
@@ -114,13 +135,13 @@ class RemoteAsk:
         """Send the reply."""
         if not self.done():
             self._answered = True
-            self._reply(value, None)
+            self._arrivals.reply(self, value, None)
 
     def fail(self, error: BaseException) -> None:
         """Send an error."""
         if not self.done():
             self._answered = True
-            self._reply(None, error)
+            self._arrivals.reply(self, None, error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,12 +154,26 @@ class Traced:
 
 def content(item: Any) -> Any:
     """The message itself, whatever carries it in a mailbox."""
-    if type(item) is tuple:
+    if type(item) is _TUPLE:
         item = item[1]
     while type(item) in CARRIERS:
         item = item.message
     return item
 
 
+def trace_of(item: Any) -> str | None:
+    """The trace that an item carries, None without one."""
+    if type(item) is _TUPLE:
+        item = item[1]
+    while type(item) in CARRIERS:
+        if isinstance(item, Traced):
+            return item.trace
+        item = item.message
+    return None
+
+
+# As a name of free type, so that comparing does not narrow `Any` to unknown tuples.
+_TUPLE: Any = tuple
+
 # Mailbox items that hold a message beside tuples; all others are messages told.
-CARRIERS: set[type] = {RemoteAsk, Traced}
+CARRIERS: set[Any] = {RemoteAsk, Traced}

@@ -25,6 +25,7 @@ from types import CoroutineType
 from typing import Any, Final, TypeAlias, TypeVar
 
 from .errors import Deadlock
+from .worker import worker_of
 
 T = TypeVar("T")
 
@@ -145,14 +146,18 @@ class _Selector(selectors.BaseSelector):
 
 
 def waiting_tasks(loop: asyncio.AbstractEventLoop) -> tuple[str, ...]:
-    """Each unfinished task of `loop` by name, and the line where it is suspended."""
-    tasks = (task for task in asyncio.all_tasks(loop) if not task.done())
-    return tuple(sorted(f"{task.get_name()} at {_where(task)}" for task in tasks))
+    """Each unfinished task of `loop` by name and line; actors without work are left out."""
+    found: list[str] = []
+    for task in asyncio.all_tasks(loop):
+        worker = worker_of(task)
+        if not task.done() and (worker is None or not worker.asleep):
+            coroutine = task.get_coro() if worker is None else worker.coroutine
+            found.append(f"{task.get_name()} at {_where(coroutine)}")
+    return tuple(sorted(found))
 
 
-def _where(task: asyncio.Task[Any]) -> str:
-    """The innermost suspended frame of a task; its own stack shows only the outermost."""
-    coroutine: Any = task.get_coro()
+def _where(coroutine: Any) -> str:
+    """The innermost suspended frame of a coroutine; its task's stack shows only the outermost."""
     while isinstance(inner := getattr(coroutine, "cr_await", None), CoroutineType):
         coroutine = inner  # pyright: ignore[reportUnknownVariableType]  # bare CoroutineType
     frame = getattr(coroutine, "cr_frame", None)

@@ -12,8 +12,9 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .address import Address
+from .consumer import close_unstarted
 from .mailbox import Mailbox
-from .message import Message
+from .message import Down, Message, type_name
 from .supervision import Restart
 
 if TYPE_CHECKING:
@@ -25,9 +26,6 @@ if TYPE_CHECKING:
 A = TypeVar("A", bound="Actor")
 T = TypeVar("T")
 
-# Signals that concern any life of an actor, not only the one that asked for them.
-ANY_LIFE = 0
-
 
 class Context:
     """An actor's handle on its system, valid for one life of the actor."""
@@ -37,7 +35,7 @@ class Context:
     def __init__(self, cell: Cell) -> None:
         """Made by the runtime at each start."""
         self._cell = cell
-        self._generation = cell.generation
+        self._generation: int = cell.generation
         self._timers: dict[str, asyncio.TimerHandle] = {}
 
     @property
@@ -85,8 +83,10 @@ class Context:
     def watch(self, ref: Ref[Any]) -> None:
         """Ask for one `Down` message when `ref` ends, at once if it already has.
 
-        Watching twice is watching once. The actor must handle `Down`.
+        Watching twice is watching once. Raises `TypeError` if the actor does not handle `Down`.
         """
+        if Down not in self._cell.handlers:
+            raise TypeError(f"{self._cell.kind} watches {ref.text} but has no handler for Down")
         self._cell.system.watch(self._cell, ref)
 
     def unwatch(self, ref: Ref[Any]) -> None:
@@ -98,15 +98,16 @@ class Context:
 
         A timer of the same key (default: the message's type) is replaced.
         """
-        key = key or type(message).__name__
-        self.cancel_timer(key)
-        self._timers[key] = self.system.loop.call_later(delay, self._fire, key, message, None)
+        self._set_timer(key or type_name(message), self.now + delay, message, None)
 
     def every(self, period: float, message: Message[Any, Any], *, key: str | None = None) -> None:
-        """Deliver `message` each `period` seconds, first in one period, without drift."""
-        key = key or type(message).__name__
-        self.cancel_timer(key)
-        self._timers[key] = self.system.loop.call_later(period, self._fire, key, message, period)
+        """Deliver `message` each `period` seconds, first in one period, without drift.
+
+        A loop that was held up makes up for it with one message, not with all it missed.
+        """
+        if period <= 0:
+            raise ValueError(f"a period is positive, not {period:g} s")
+        self._set_timer(key or type_name(message), self.now + period, message, period)
 
     def cancel_timer(self, key: str) -> None:
         """Cancel the timer of this key, if there is one."""
@@ -120,12 +121,15 @@ class Context:
             timer.cancel()
         self._timers.clear()
 
-    def _fire(self, key: str, message: Any, period: float | None) -> None:
-        timer = self._timers.pop(key)
+    def _set_timer(self, key: str, due: float, message: Any, period: float | None) -> None:
+        self.cancel_timer(key)
+        self._timers[key] = self.system.loop.call_at(due, self._fire, key, due, message, period)
+
+    def _fire(self, key: str, due: float, message: Any, period: float | None) -> None:
+        del self._timers[key]
         if period is not None:
-            self._timers[key] = self.system.loop.call_at(
-                timer.when() + period, self._fire, key, message, period
-            )
+            missed = max(0, int((self.now - due) / period))
+            self._set_timer(key, due + (missed + 1) * period, message, period)
         self._cell.remind(message, self._generation)
 
     def run(
@@ -139,7 +143,8 @@ class Context:
         nothing. The message overtakes the mailbox. The task is cancelled when the
         actor's present life ends, and then nothing is sent.
         """
-        self._cell.own(self._carry(work, then))
+        task = self._cell.own(self._carry(work, then))
+        task.add_done_callback(lambda task: close_unstarted(work))
 
     async def _carry(self, work: Awaitable[T], then: Callable[[T | Exception], Any]) -> None:
         result: T | Exception

@@ -35,7 +35,7 @@ class Stopped(ActorError):
 
 
 class MailboxFull(ActorError):
-    """The mailbox refused the message: it is full and its policy is REJECT, or the sender is remote."""
+    """The mailbox is full and refused the message: by its policy REJECT, or to a remote sender."""
 
     def __init__(self, address: str, capacity: int) -> None:
         """Name the actor and its mailbox's capacity in messages."""
@@ -79,6 +79,12 @@ class ProtocolError(ActorError):
     """A message that its receiver has no handler for, or that breaks the wire's rules."""
 
 
+def no_record(value: object) -> ProtocolError:
+    """The error about something that would have to cross a link and cannot."""
+    text = f"{value!r:.80} is no Record and cannot cross a link"
+    return ProtocolError(text)
+
+
 class ActorFailed(ActorError):
     """An actor spent its restart budget and nobody watched it. `__cause__` is the last failure."""
 
@@ -89,6 +95,17 @@ class ActorFailed(ActorError):
         )
         self.address = address
         self.failures = failures
+
+
+class Interrupted(Exception):
+    """A handler let out a cancellation that was not its own: what it awaited was cancelled.
+
+    Counts as the handler's failure; askers see it as the `kind` of a `RemoteError`.
+    """
+
+    def __init__(self, address: str) -> None:
+        """Name the actor."""
+        super().__init__(f"a handler of {address} awaited something that was cancelled")
 
 
 class Deadlock(Exception):

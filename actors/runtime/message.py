@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from covey.transport import Record
 
 if TYPE_CHECKING:
-    from .actor import Actor
+    from .actor import Actor  # noqa: F401  # named in the bases of `Down`
 
 To = TypeVar("To", contravariant=True)
 Reply = TypeVar("Reply", covariant=True)

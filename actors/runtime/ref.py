@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Generator, Iterable
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from collections.abc import Awaitable, Iterable
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from .actor import Actor
 from .address import Address
-from .asks import Ask
-from .errors import ActorError, Stopped
-from .message import Message, Pull
+from .asks import NEVER, Ask
+from .errors import ActorError, AskTimeout, ProtocolError, Stopped
+from .message import Message, Pull, type_name
 from .stream import Inlet, Open, Outlet, Stream
 
 if TYPE_CHECKING:
@@ -21,22 +21,13 @@ A = TypeVar("A", bound=Actor, covariant=True)
 R = TypeVar("R")
 P = TypeVar("P")
 
+# Of the asks that are answered at once, one in this many keeps its asker waiting for
+# a turn of the loop: a caller in a tight loop lets others run.
+BREATH: Final = 32
 # Seconds an ask waits unless told otherwise; long work takes its own deadline.
 ASK_TIMEOUT_S = 60.0
 # Parts a stream may have on the way; enough to hide one loop turn's latency.
 STREAM_CREDIT = 8
-
-
-class _Accepted:
-    """An awaitable that is already done; costs less than a coroutine."""
-
-    __slots__ = ()
-
-    def __await__(self) -> Generator[Any, None, None]:
-        return iter(())  # type: ignore[return-value]
-
-
-_ACCEPTED = _Accepted()
 
 
 class Ref(Generic[A]):
@@ -73,25 +64,23 @@ class Ref(Generic[A]):
         `MailboxFull` (REJECT) or `Unreachable` at once, before anything is awaited.
         """
         queue = self._queue
-        if queue is not None and queue.fast:
+        if queue is not None and queue.fast and not queue.waiting:
             messages = queue.messages
-            if len(messages) < queue.capacity and not queue.waiting:
+            if len(messages) < queue.capacity:
                 messages.append(message)
                 if queue.wake is not None:
                     queue.nudge()
-                return _ACCEPTED
+                return queue.accepted
         return self._tell(message)
 
     def _tell(self, message: Any) -> Awaitable[None]:
         system = self._system
         cell = self._local()
-        item = system.prepare(self.address, message, local=cell is not None)
+        item = system.prepare(self.text, message, local=cell is not None)
         if cell is None:
             return system.border.tell(self, item)
         future: asyncio.Future[None] = system.loop.create_future()
-        if cell.offer(item, future):
-            return _ACCEPTED
-        return future
+        return cell.queue.accepted if cell.offer(item, future) else future
 
     def ask(self, message: Message[A, R], *, timeout: float = ASK_TIMEOUT_S) -> asyncio.Future[R]:
         """Send the message and return the future of its reply.
@@ -101,50 +90,46 @@ class Ref(Generic[A]):
         `Stopped`, `MailboxFull`, `Unreachable`, `ProtocolError`. Cancelling it
         withdraws the request and cancels a handler at work on it.
         """
-        queue = self._queue
-        if queue is None or not queue.fast:
+        queue, cell = self._queue, self._cell
+        if queue is None or cell is None or not queue.fast:
             return self._ask(message, timeout)
-        messages = queue.messages
-        # An idle actor with a plain handler is served on the spot: a turn
-        # through the loop costs four times the whole call. One ask in sixteen
-        # takes the long way, so that a caller in a tight loop lets others run.
-        if queue.wake is not None and not messages and not queue.signals:
-            cell = self._cell
-            assert cell is not None
-            handler = cell.handlers.get(type(message))
-            if handler and not (handler.awaited or handler.stream or cell.busy):
-                cell.inline += 1
-                if cell.inline & 15:
-                    return cell.serve_now(handler, message)
-        sweep = self._system.sweep
-        future: asyncio.Future[Any] = self._system.loop.create_future()
-        deadline = sweep.time() + timeout
-        sweep.pending[future] = ask = (future, message, deadline, self, timeout)
-        if deadline < sweep.next:
-            sweep.schedule(deadline)
-        if len(messages) < queue.capacity and not queue.waiting:
+        system, messages = self._system, queue.messages
+        future: asyncio.Future[Any] = system.loop.create_future()
+        if queue.wake is not None and not messages:
+            # The actor sleeps: let it work at once. Two turns through the loop are
+            # saved, which cost several times the whole call.
+            messages.append((future, message, NEVER, self, timeout))
+            cell.worker.step()
+            if not future.done():
+                system.sweep.await_reply(future, message, self, timeout)
+                return future
+            system.served = served = system.served + 1
+            return future if served % BREATH else system.next_turn(future)
+        ask = system.sweep.await_reply(future, message, self, timeout)
+        if len(messages) < queue.capacity and not queue.waiting and cell.current is None:
             messages.append(ask)
-            if queue.wake is not None:
-                queue.nudge()
         else:
-            self._offer(ask)
+            self._offer(cell, ask)
         return future
 
     def _ask(self, message: Any, timeout: float) -> asyncio.Future[Any]:
         system = self._system
         cell = self._local()
-        message = system.prepare(self.address, message, local=cell is not None)
+        message = system.prepare(self.text, message, local=cell is not None)
         ask = system.sweep.begin(message, self, timeout)
         if cell is None:
             system.border.ask(ask)
         else:
-            self._offer(ask)
+            self._offer(cell, ask)
         return ask[0]
 
-    def _offer(self, ask: Ask) -> None:
+    def _offer(self, cell: Cell, ask: Ask) -> None:
         try:
-            cell = self._local()
-            assert cell is not None
+            if cell.current is not None and cell.asks_itself():
+                raise ProtocolError(
+                    f"a handler of {self.text} asks its own actor, which would wait for itself: "
+                    "call the method, or tell"
+                )
             cell.offer(ask, None)
         except ActorError as error:
             self._system.sweep.settle(ask, None, error)
@@ -170,13 +155,17 @@ class Ref(Generic[A]):
             return self._system.border.stream(self, message, credit, batch, timeout)
         inlet = Inlet(batch, lambda parts: outlet.grant(parts))
         outlet = Outlet(credit, inlet.push, inlet.finish)
-        request = Open(self._system.checked(message), outlet)
+        system = self._system
+        request = Open(system.prepare(self.text, message, local=True), outlet)
 
         async def begin() -> None:
-            future: asyncio.Future[None] = self._system.loop.create_future()
+            future: asyncio.Future[None] = system.loop.create_future()
             if not cell.offer(request, future):
-                async with asyncio.timeout(timeout):
-                    await future
+                try:
+                    async with asyncio.timeout(timeout):
+                        await future
+                except TimeoutError:
+                    raise AskTimeout(self.text, type_name(message), timeout) from None
 
         return Stream(begin, inlet, outlet.leave, self.text, message, timeout)
 

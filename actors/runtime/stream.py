@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
@@ -28,26 +28,30 @@ class ConsumerLeft(Exception):
 class Outlet:
     """The producer's half: sends parts while there is credit, waits while there is none."""
 
-    __slots__ = ("_credit", "_deliver", "_finish", "_room", "_task", "left", "sent")
+    __slots__ = ("_credit", "_deliver", "_finish", "_room", "_task", "finished", "left", "sent")
 
     def __init__(
         self,
         credit: int,
-        deliver: Callable[[Any], None],
+        deliver: Callable[[Any], Awaitable[None] | None],
         finish: Callable[[BaseException | None], None],
     ) -> None:
-        """`deliver` takes each part, `finish` the end and its error, if any."""
+        """`deliver` takes each part, `finish` the end and its error, if any.
+
+        What `deliver` returns is awaited before the next part: the way may be full.
+        """
         self._credit = credit
         self._deliver = deliver
         self._finish = finish
         self._room: asyncio.Future[None] | None = None
         self._task: asyncio.Task[Any] | None = None
         self.left = False
+        self.finished = False
         self.sent = 0
 
-    def begin(self) -> None:
-        """Let a leaving consumer cancel the task that calls this."""
-        self._task = asyncio.current_task()
+    def begin(self, task: asyncio.Task[Any]) -> None:
+        """Let a leaving consumer cancel the producer's task."""
+        self._task = task
 
     async def send(self, part: Any) -> None:
         """Deliver one part, first waiting for credit; raise `ConsumerLeft` if nobody reads."""
@@ -58,7 +62,9 @@ class Outlet:
             raise ConsumerLeft
         self._credit -= 1
         self.sent += 1
-        self._deliver(part)
+        way = self._deliver(part)
+        if way is not None:
+            await way
 
     def grant(self, parts: int) -> None:
         """Add credit."""
@@ -76,7 +82,8 @@ class Outlet:
 
     def finish(self, error: BaseException | None) -> None:
         """Tell the consumer that there is no more."""
-        if not self.left:
+        if not self.left and not self.finished:
+            self.finished = True
             self._finish(error)
 
 
@@ -109,7 +116,6 @@ CARRIERS.add(Open)
 async def serve(parts: AsyncGenerator[Any, None], request: Open, address: str) -> None:
     """Run a stream handler to its end; raises what counts as a failure of its actor."""
     outlet = request.outlet
-    outlet.begin()
     try:
         try:
             async for part in parts:

@@ -8,7 +8,6 @@ actors that failed together do not come back together.
 from __future__ import annotations
 
 import random
-from collections import deque
 from dataclasses import dataclass
 
 
@@ -40,16 +39,16 @@ class Budget:
     def __init__(self, restart: Restart) -> None:
         """Begin with the whole budget."""
         self._restart = restart
-        self._failures: deque[float] = deque()
+        self._failures: list[float] = []
         self.failures = 0
 
     def failed(self, now: float, rng: random.Random) -> float | None:
-        """Count a failure at `now`; return the seconds to wait before the restart, None past the budget."""
+        """Count a failure at `now`; return the pause before the restart, None past the budget."""
         restart = self._restart
         self.failures += 1
         recent = self._failures
         while recent and recent[0] <= now - restart.within:
-            recent.popleft()
+            recent.pop(0)
         recent.append(now)
         if len(recent) > restart.limit:
             return None

@@ -15,29 +15,31 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Literal, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 import structlog
 
-from covey.transport import Codec, Envelope, Kind, Link, Record, Registry
+from covey.transport import Codec, Envelope, Kind, Link, Record, Registry, TransportError
 
 from .actor import Actor
 from .address import Address, checked
-from .asks import Sweep, Traced, content
+from .asks import Sweep, Traced, content, trace_of
 from .border import LEASE_S, Border
 from .cell import Cell
-from .errors import ActorFailed, Stopped
+from .errors import ActorError, ActorFailed, ProtocolError, Stopped, no_record
 from .mailbox import Mailbox
 from .message import Credit, Down, Fault, Reason, type_name
 from .ref import Ref
 from .statistics import DeadLetter, DeadLetters, SystemStatistics
 from .supervision import Restart
 from .wire import decode, encode
+from .worker import Stack
 
 A = TypeVar("A", bound=Actor)
+T = TypeVar("T")
 
 # Seconds that drain, hooks and child tasks are given before they are cancelled.
-GRACE_S = 5.0
+GRACE_S: Final = 5.0
 
 log = structlog.get_logger("covey.actors")
 
@@ -91,7 +93,8 @@ class System:
         """Make a system; entering its block starts it."""
         self.name = checked(name)
         self.registry = registry
-        self.rng = random.Random(seed)
+        self._seed = seed
+        self._rng: random.Random | None = None
         self.observer = observer
         self.grace = grace
         self.cells: dict[str, Cell] = {}
@@ -106,6 +109,9 @@ class System:
         self._lease = lease
         self._closing = False
         self.aborted = False
+        self.served = 0
+        self.stack = Stack()
+        self.accepted: asyncio.Future[None]
         self.loop: asyncio.AbstractEventLoop
         self.sweep: Sweep
         self.border: Border
@@ -116,6 +122,8 @@ class System:
     async def __aenter__(self) -> System:
         self.loop = asyncio.get_running_loop()
         self.sweep = Sweep(self.loop)
+        self.accepted = self.loop.create_future()
+        self.accepted.set_result(None)
         self.border = Border(self, self._lease)
         return self
 
@@ -128,6 +136,13 @@ class System:
         await self.drain()
         if error is None and self.failures:
             raise self.failures[0]
+
+    @property
+    def rng(self) -> random.Random:
+        """The system's source of randomness, made when first used: it takes 2.5 KB."""
+        if self._rng is None:
+            self._rng = random.Random(self._seed)
+        return self._rng
 
     # Actors ----------------------------------------------------------------
 
@@ -168,14 +183,17 @@ class System:
         self.cells[name] = cell
         if parent is not None:
             parent.children[name] = cell
-        cell.ended = self.loop.create_future()
-        ready: asyncio.Future[None] = self.loop.create_future()
-        cell.worker = self.loop.create_task(cell.run(ready), name=str(address))
         try:
-            await ready
-        except asyncio.CancelledError:
-            cell.finish("its starter was cancelled")
+            ready = cell.begin()
+        except BaseException:
+            self.forget(cell)
             raise
+        if ready is not None:
+            try:
+                await ready
+            except asyncio.CancelledError:
+                cell.cancel("its starter was cancelled")
+                raise
         return Ref(self, address, cell)
 
     def lookup(self, address: Address | str, kind: type[A]) -> Ref[A]:
@@ -191,11 +209,14 @@ class System:
         """A reference to an actor of this system."""
         return Ref(self, cell.address, cell)
 
-    async def stop(self, ref: Ref[Any]) -> None:
-        """Stop a local actor and wait for its end; what is queued becomes dead letters."""
+    async def stop(self, ref: Ref[Any], reason: str = "stopped") -> None:
+        """Stop a local actor and wait for its end; what is queued becomes dead letters.
+
+        `reason` is handed to its `stopping`.
+        """
         cell = self.cells.get(ref.address.name)
         if cell is not None and ref.address.node == self.name:
-            await cell.halt("stopped")
+            await cell.halt(reason)
 
     def forget(self, cell: Cell) -> None:
         """Drop an ended actor from the tables."""
@@ -209,6 +230,7 @@ class System:
     def watch(self, watcher: Cell, ref: Ref[Any]) -> None:
         """Deliver one `Down` to `watcher` when `ref` ends."""
         if ref.address.node != self.name:
+            watcher.watching[ref.text] = ref
             self.border.watch(watcher.address, ref, watcher.down)
             return
         cell = self.cells.get(ref.address.name)
@@ -216,9 +238,11 @@ class System:
             watcher.down(Down(ref.text, Reason.STOPPED))
         else:
             cell.watchers[watcher.address] = watcher.down
+            watcher.watching[ref.text] = ref
 
     def unwatch(self, watcher: Cell, ref: Ref[Any]) -> None:
         """Take a watch back."""
+        watcher.watching.pop(ref.text, None)
         if ref.address.node != self.name:
             self.border.unwatch(watcher.address, ref)
         elif (cell := self.cells.get(ref.address.name)) is not None:
@@ -227,52 +251,70 @@ class System:
     # Links -----------------------------------------------------------------
 
     def attach(self, link: Link, *, default: bool = False) -> None:
-        """Use `link` for its peer's node, and, as `default`, for all nodes without one of their own."""
+        """Use `link` for its peer's node; as `default`, for all nodes without one of their own."""
         self.border.attach(link, default)
+
+    def next_turn(self, done: asyncio.Future[T]) -> asyncio.Future[T]:
+        """A future that gets the outcome of one that is done in the next turn of the loop."""
+        future: asyncio.Future[T] = self.loop.create_future()
+        self.loop.call_soon(_hand_on, done, future)
+        return future
 
     # Messages on their way -------------------------------------------------
 
     def checked(self, message: Any) -> Any:
-        """In a codec-checking system, the message as the other end of a link would see it."""
-        if self._codec is None:
+        """In a codec-checking system, the message as the other end of a link would see it.
+
+        Messages without a wire id stay in one system and are left alone.
+        """
+        if self._codec is None or getattr(message, "wire_id", 0) == 0:
             return message
-        frame = encode(self._codec, Envelope(Kind.TELL, message=message))
+        try:
+            frame = encode(self._codec, Envelope(Kind.TELL, message=message))
+        except TransportError as error:
+            raise ProtocolError(str(error)) from error
         return decode(self._codec, frame).message
 
-    def prepare(self, address: Address, message: Any, *, local: bool) -> Any:
+    def crossing(self, message: Any, reply: Any) -> tuple[Any, ActorError | None]:
+        """The reply to `message` as the asker sees it, or why it could not cross a link."""
+        if self._codec is None or reply is None or getattr(message, "wire_id", 0) == 0:
+            return reply, None
+        if not isinstance(reply, Record):
+            return None, no_record(reply)
+        try:
+            return self.checked(reply), None
+        except ProtocolError as error:
+            return None, error
+
+    def prepare(self, text: str, message: Any, *, local: bool) -> Any:
         """A message as it goes on the long way: through the codec, with its trace."""
         if local:
             message = self.checked(message)
         if self.observer is None:
             return message
         item = Traced(message, _trace.get() or self._new_trace())
-        self.observed("enqueue", address, item)
+        self.observed("enqueue", text, item)
         return item
 
-    def observed(
-        self, stage: Literal["enqueue", "start", "end"], address: Address, item: Any
-    ) -> None:
+    def observed(self, stage: Literal["enqueue", "start", "end"], text: str, item: Any) -> None:
         """Tell the observer; bind the trace for what the handler sends."""
         if self.observer is None:
             return
-        held = item[1] if type(item) is tuple else getattr(item, "message", None)
-        traced = item if isinstance(item, Traced) else held
-        trace = traced.trace if isinstance(traced, Traced) else self._new_trace()
+        trace = trace_of(item) or self._new_trace()
         if stage != "enqueue":
             _trace.set(trace if stage == "start" else None)
-        name = type_name(content(item))
-        self.observer(Event(stage, str(address), name, trace, self.loop.time()))
+        self.observer(Event(stage, text, type_name(content(item)), trace, self.loop.time()))
 
     def _new_trace(self) -> str:
         return f"{self.name}-{next(self._traces)}"
 
     # Logs, counts, end -----------------------------------------------------
 
-    def log_failure(self, address: Address, error: BaseException, pause: float | None) -> None:
+    def log_failure(self, actor: str, error: BaseException, pause: float | None) -> None:
         """Log an actor's failure and what becomes of it."""
         log.warning(
             "actor.failed",
-            actor=str(address),
+            actor=actor,
             error=repr(error),
             restart_in_s=None if pause is None else round(pause, 3),
         )
@@ -309,34 +351,41 @@ class System:
         self._closing = True
         self.border.go_away()
         deadline = self.loop.time() + self.grace
-        while self.cells:  # the last one each time: draining actors may start others
-            await self._drain_one(next(reversed(self.cells.values())), deadline)
-        self.border.close()
-        self.sweep.close()
+        try:
+            while self.cells:  # the last one each time: draining actors may start others
+                cell = next(reversed(self.cells.values()))
+                cell.drain()
+                await cell.over(deadline - self.loop.time(), "drain ran out of time")
+        except asyncio.CancelledError:
+            await self._cancel_all("the system's end was cancelled")
+            raise
+        finally:
+            self._close()
 
     async def abort(self) -> None:
         """End as a crash would: no drain, no hooks, no goodbye; for simulations."""
         self._closing = True
         self.aborted = True
         self.border.close()
-        for cell in list(self.cells.values()):
-            if cell.worker is not None:
-                cell.worker.cancel()
-        while self.cells:
-            worker = next(iter(self.cells.values())).worker
-            if worker is not None:
-                await asyncio.wait([worker])
-        self.sweep.close()
+        await self._cancel_all("crashed")
+        self._close()
 
-    async def _drain_one(self, cell: Cell, deadline: float) -> None:
-        ended, worker = cell.ended, cell.worker
-        if ended is None or worker is None:
-            return
-        cell.drain()
-        left = max(0.0, deadline - self.loop.time())
-        await asyncio.wait([ended], timeout=left)
-        if not ended.done():
-            cell.finish("drain ran out of time")
-            worker.cancel()
-        # Cleaning up is bounded by the grace of each hook.
-        await asyncio.wait([worker])
+    async def _cancel_all(self, reason: str) -> None:
+        for cell in list(self.cells.values()):
+            cell.cancel(reason)
+        while self.cells:
+            await next(iter(self.cells.values())).over(self.grace, reason)
+
+    def _close(self) -> None:
+        self.border.close()
+        self.sweep.close(lambda text: Stopped(text, f"{self.name} has closed"))
+
+
+def _hand_on(done: asyncio.Future[T], future: asyncio.Future[T]) -> None:
+    if future.done():
+        return
+    error = done.exception()
+    if error is None:
+        future.set_result(done.result())
+    else:
+        future.set_exception(error)
