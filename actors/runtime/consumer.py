@@ -241,7 +241,7 @@ class Consumer:
                         self.handled += 1
                         reply = handler.call(instance, message)
                         if handler.awaited:
-                            reply = yield from reply
+                            reply = yield from reply  # pyright: ignore[reportUnknownVariableType]
                             if self.withdrawn:
                                 self._forgive()
                         if pending:
@@ -252,10 +252,11 @@ class Consumer:
                             pass
                 # Held until the next message otherwise: 10,000 idle actors kept
                 # 280 MB of their last messages alive.
-                item = message = future = reply = self.current = self.suspended = None
+                item = message = future = reply = self.current = None
+                if self.suspended is not None:
+                    self.note_end()
                 if not self.handled & TURN_MASK:
                     yield  # to the loop, for a turn
-                    self.note_turn()
             elif queue.waiting:
                 queue.release()
             elif self.draining and not self.tasks:
@@ -272,9 +273,15 @@ class Consumer:
             if type(current) is _TUPLE:
                 current[0].add_done_callback(self._asker_left)
 
+    def note_end(self) -> None:
+        """Date what comes after a handler that has waited."""
+        self.suspended = None
+        self.since = self.system.loop.time()
+
     def note_turn(self) -> None:
         """Keep the deepest mailbox met; date what begins now."""
-        self.since = self.system.loop.time()
+        if self.suspended is None:
+            self.since = self.system.loop.time()
         depth = len(self.queue.messages)
         if depth > self.queue.peak:
             self.queue.peak = depth

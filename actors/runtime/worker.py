@@ -65,7 +65,7 @@ class Worker:
         queue: The mailbox whose arrivals wake it.
         name: The task's name.
         stack: The system's count of steps within each other.
-        woke: Called when the loop, not a step from outside, has ended a sleep.
+        woke: Called when the loop, not a step from outside, lets the coroutine go on.
         suspended: Called when the coroutine waits for something else than work.
     """
 
@@ -168,6 +168,7 @@ class Worker:
                 else:
                     self._suspended()
                     yield self._waits_for
+                    self._woke()
             except BaseException as thrown:
                 error = thrown
             if self._waits_for is _OVER:
@@ -186,6 +187,7 @@ class Worker:
         self._woke()
         if self._waits_for is not IDLE and self._waits_for is not _OVER:
             yield self._waits_for
+            self._woke()
 
 
 def worker_of(task: asyncio.Task[Any]) -> Worker | None:
