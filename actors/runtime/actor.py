@@ -84,7 +84,7 @@ class Actor:
         """
 
     async def stopping(self, reason: str) -> None:
-        """Run after the last message, at a stop and before a restart.
+        """Run after the last message, at a stop and before a restart, also if `started` failed.
 
         It has the system's grace to finish and is cancelled then. Exceptions are logged.
         """

@@ -99,6 +99,7 @@ class Border:
         try:
             link.send(envelope)
         except LinkClosed as error:
+            self._lost(link, error.reason)
             raise Unreachable(envelope.to or link.peer, error.reason) from None
         except TransportError as error:
             raise ProtocolError(str(error)) from error

@@ -179,7 +179,7 @@ class Ref(Generic[A]):
             return None
         cell = system.cells.get(self.address.name)
         if cell is None or cell.queue.closed:
-            raise Stopped(self.text)
+            raise Stopped(self.text, "stopped" if self._cell is None else self._cell.reason.value)
         self._cell, self._queue = cell, cell.queue
         return cell
 

@@ -103,6 +103,8 @@ class Worker:
         self._queue = queue
         self._waits_for: Any = None
         self.task: asyncio.Task[None] = loop.create_task(self.work(), name=name, context=scope)
+        # A task cancelled before its first step leaves the coroutine unstarted.
+        self.task.add_done_callback(lambda task: coroutine.close())
 
     @property
     def asleep(self) -> bool:
@@ -145,10 +147,7 @@ class Worker:
 
     async def work(self) -> None:
         """What the task runs."""
-        try:
-            await self._drive()
-        finally:
-            self.coroutine.close()
+        await self._drive()
 
     @types.coroutine
     def _drive(self) -> Generator[Any, Any, None]:
