@@ -190,9 +190,10 @@ class _EventFile:
 
     def flush(self) -> None:
         if self._pending:
+            # Taken out first: after a full disk, records are not written twice.
+            data, self._pending = self._pending, bytearray()
             with self._path.open("ab") as file:
-                file.write(self._pending)
-            self._pending.clear()
+                file.write(data)
 
 
 def _load(module: str) -> Any:
