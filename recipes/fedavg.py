@@ -106,16 +106,14 @@ class FedAvgRecipe(Recipe):
 
     def aggregation(self) -> Aggregation:
         """The weighted mean."""
-        return FedAvg(
-            exclude_vars=self.exclude_vars, aggregation_weights=self.aggregation_weights
-        )
+        return FedAvg(exclude_vars=self.exclude_vars, aggregation_weights=self.aggregation_weights)
 
     def progress(self) -> Progress:
         """Best model, stop condition and patience, at their beginning."""
-        mode = self.key_metric_mode or "auto"
+        key, mode = self.key_metric, self.key_metric_mode or "auto"
         return Progress(
-            best=BestModel(self.key_metric, mode),
-            patience=None if self.patience is None else Patience(self.patience, self.key_metric, mode),
+            best=BestModel(key, mode),
+            patience=None if self.patience is None else Patience(self.patience, key, mode),
             stop=None if self.stop_cond is None else StopCondition.parse(self.stop_cond),
         )
 

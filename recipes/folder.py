@@ -62,7 +62,9 @@ class RunFolder:
         return int(self.config["seed"])
 
     @classmethod
-    def create(cls, workspace: Path, manifest: JobManifest, seed: int, env: Mapping[str, Any]) -> Self:
+    def create(
+        cls, workspace: Path, manifest: JobManifest, seed: int, env: Mapping[str, Any]
+    ) -> Self:
         """Make a new run's folder with its `config.json`.
 
         Raises `ConfigError` where the workspace cannot be written to.
@@ -90,7 +92,9 @@ class RunFolder:
         return cls(path, lock, config)
 
     @classmethod
-    def find_unfinished(cls, workspace: Path, manifest: JobManifest, seed: int | None) -> Self | None:
+    def find_unfinished(
+        cls, workspace: Path, manifest: JobManifest, seed: int | None
+    ) -> Self | None:
         """The latest run of this manifest that was cut off, locked; None if there is none."""
         for path, config in folders(workspace / manifest.name):
             if (path / SUMMARY).exists() or config.get("digest") != manifest.digest:

@@ -263,4 +263,4 @@ def _source(function: Any) -> str:
     try:
         return inspect.getsource(inspect.unwrap(function))
     except (OSError, TypeError):
-        return f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', function)}"
+        return f"{function.__module__}.{getattr(function, '__qualname__', type(function))}"

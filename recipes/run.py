@@ -33,7 +33,8 @@ class Run:
         self._status = RunStatus.SUBMITTED
         self._over = threading.Event()
         self._final: RunEvent | None = None
-        self._abort: Callable[[], None] | None = None
+        self._abort: Callable[[], object] | None = None
+        self._task: asyncio.Task[None] | None = None
         journal.subscribe(self._follow)
 
     def __repr__(self) -> str:
@@ -109,9 +110,13 @@ class Run:
 
     # For environments ------------------------------------------------------
 
-    def steer(self, abort: Callable[[], None]) -> None:
+    def steer(self, abort: Callable[[], object]) -> None:
         """Set what `abort` does."""
         self._abort = abort
+
+    def keep(self, task: asyncio.Task[None]) -> None:
+        """Hold the task that the run is, for as long as somebody holds the run."""
+        self._task = task
 
     def finish(self) -> None:
         """The run is over and its files are written."""

@@ -21,7 +21,7 @@ import numpy as np
 
 from covey.algorithms import AlgorithmError, derive, generator
 from covey.algorithms.tensors import Layout, Packer
-from covey.client import FLModel
+from covey.client import FLModel, ParamsType
 from covey.client.messages import Answer, Metric, Task
 
 from ..downloads.blobs import Blob
@@ -94,7 +94,7 @@ class TrainContext:
 
     @property
     def generator(self) -> Any:
-        """torch's generator for this site and round."""
+        """Torch's generator for this site and round."""
         if self._torch is None:
             import torch
 
@@ -176,11 +176,10 @@ class FunctionScript:
                 raise TypeError("the train function returned no parameters")
             blob = self._owner.model.pack(model.params)
         metrics = {name: float(value) for name, value in (model.metrics or {}).items()}
-        kind = model.params_type.value if model.params_type is not None else "FULL"
         answer = Answer(
             task.name,
             task.round,
-            kind,
+            "DIFF" if model.params_type is ParamsType.DIFF else "FULL",
             blob is not None,
             blob.size if blob is not None else 0,
             metrics,
@@ -248,7 +247,7 @@ def _as_model(returned: Any, task: str) -> FLModel:
     if task == "evaluate":
         return FLModel(metrics=returned)
     if isinstance(returned, tuple) and len(cast("tuple[Any, ...]", returned)) == 2:
-        params, metrics = cast("tuple[Any, Any]", returned)
+        params, metrics = returned
         return FLModel(params=params, metrics=metrics)
     if isinstance(returned, Mapping):
         return FLModel(params=cast("Mapping[str, Any]", returned))

@@ -34,8 +34,13 @@ class Rounds(Protocol):
         """Fold the round's updates into the next model and make it the current one."""
         ...
 
-    def judge(self, round: int, metrics: Mapping[str, float]) -> bool:
-        """Note how good the model of this round was; True if it is time to stop."""
+    @property
+    def stopped(self) -> bool:
+        """Whether a judged model was good enough, or none better has come for too long."""
+        ...
+
+    def judge(self, round: int, metrics: Mapping[str, float]) -> None:
+        """Note how good the model of this round was, by metrics measured on it."""
         ...
 
     async def evaluate(self, round: int) -> None:
@@ -54,12 +59,10 @@ async def federated_averaging(rounds: Rounds) -> None:
     3. Aggregate, and begin again until the rounds are over or it is good enough.
     4. Have the last model evaluated, where sites can.
     """
-    last = rounds.first
-    for round in range(rounds.first, rounds.total):
+    round = rounds.first
+    while round < rounds.total and not rounds.stopped:
         metrics = await rounds.train(round)
-        stop = rounds.judge(round, metrics)
+        rounds.judge(round, metrics)
         await rounds.step(round)
-        last = round + 1
-        if stop:
-            break
-    await rounds.evaluate(last)
+        round += 1
+    await rounds.evaluate(round)

@@ -31,6 +31,7 @@ from ..runtime import (
     broadcast,
     handles,
 )
+from .aggregator import Aggregator
 from .messages import (
     Assign,
     Begin,
@@ -46,7 +47,6 @@ from .messages import (
     Submit,
     Update,
 )
-from .aggregator import Aggregator
 from .plan import JobPlan, Outcome, QuorumLost
 from .rounds import Round
 from .site import Site
@@ -91,7 +91,6 @@ class Job(Actor):
         self._trainers: dict[str, Ref[Trainer]] = {}
         self._sites_by_trainer: dict[str, str] = {}
         self._out: dict[str, Failure] = {}
-        self._evaluators: dict[str, None] = {}
         self._model = BlobRef(b"", 0)
         self._version = plan.version
         self._round: Round | None = None
@@ -127,7 +126,8 @@ class Job(Actor):
         """Run the workflow to its end, or to an abort."""
         work = asyncio.ensure_future(self._work())
         try:
-            await asyncio.wait([work, aborted], return_when=asyncio.FIRST_COMPLETED)
+            both: set[asyncio.Future[Any]] = {work, aborted}
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
         finally:
             if not work.done():
                 work.cancel()
@@ -221,7 +221,7 @@ class Job(Actor):
     @property
     def first(self) -> int:
         """The first round to run."""
-        return self._plan.rounds if self._plan.progress.stopped else self._plan.version
+        return self._plan.version
 
     @property
     def total(self) -> int:
@@ -251,8 +251,13 @@ class Job(Actor):
         self._plan.blobs.release(self._model.rid)
         self._model = stepped.model
 
-    def judge(self, round: int, metrics: Mapping[str, float]) -> bool:
-        """Keep the model if it is the best so far; say whether to stop."""
+    @property
+    def stopped(self) -> bool:
+        """Whether to stop before the last round."""
+        return self._plan.progress.stopped
+
+    def judge(self, round: int, metrics: Mapping[str, float]) -> None:
+        """Keep the model if it is the best so far; note whether to stop."""
         progress = self._plan.progress
         if progress.best.offer(round, metrics):
             self._plan.checkpoint.mark_best(round)
@@ -260,11 +265,11 @@ class Job(Actor):
         if progress.patience is not None and progress.patience.observe(metrics):
             stop = True
         progress.stopped = stop
-        return stop
 
     async def evaluate(self, round: int) -> None:
         """Have the last model evaluated where sites can."""
-        sites = [site for site in self._evaluators if site not in self._out]
+        evaluators = self._plan.progress.evaluators
+        sites = [s for s in self._plan.sites if s in evaluators and s not in self._out]
         if not sites:
             return
         began = self.ctx.now
@@ -356,7 +361,7 @@ class Job(Actor):
             counted = Counted("accepted" if site in work.waiting else "duplicate")
         if counted.verdict == "accepted":
             if update.evaluates:
-                self._evaluators[site] = None
+                self._plan.progress.evaluators[site] = None
             work.finish(site, update)
             self._record_update(work, site, update)
         elif counted.verdict == "refused":

@@ -10,20 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from covey.client.messages import MetricKind, TaskName
 from covey.transport import Record, Scalar
 
 from ..downloads.blobs import BlobRef
 from ..runtime import Message
-
-if TYPE_CHECKING:
-    from .aggregator import Aggregator
-    from .job import Job
-    from .server import Server
-    from .site import Site
-    from .trainer import Trainer
 
 Verdict = Literal["accepted", "duplicate", "late", "refused"]
 
@@ -157,7 +150,7 @@ class Submit(Message["Job", "Counted"], id=114):
 
 @dataclass(frozen=True, slots=True)
 class Counted(Record, id=115):
-    """What became of a result: it counts, it had counted before, it came too late, or it is unfit."""
+    """What became of a result: it counts, has counted before, is too late, or is unfit."""
 
     verdict: Verdict
     text: str = ""

@@ -36,12 +36,21 @@ class QuorumLost(Exception):
 
 @dataclass(slots=True)
 class Progress:
-    """How far a job has come, beside the model itself: what a resumed run must know."""
+    """How far a job has come, beside the model itself: what a resumed run must know.
+
+    Attributes:
+        best: The best version so far.
+        patience: Counts rounds without improvement, or None.
+        stop: What is good enough, or None.
+        stopped: Whether training is to end before its last round.
+        evaluators: Sites that can be asked to evaluate alone.
+    """
 
     best: BestModel
     patience: Patience | None = None
     stop: StopCondition | None = None
     stopped: bool = False
+    evaluators: dict[str, None] = field(default_factory=dict[str, None])
 
     def state(self) -> dict[str, Any]:
         """A form for JSON."""
@@ -49,6 +58,7 @@ class Progress:
             "best_version": self.best.version,
             "best_value": self.best.value,
             "stopped": self.stopped,
+            "evaluators": list(self.evaluators),
         }
         if self.patience is not None:
             state |= {"patience_best": self.patience.best, "patience_waited": self.patience.waited}
@@ -59,6 +69,7 @@ class Progress:
         self.best.version = state.get("best_version")
         self.best.value = state.get("best_value")
         self.stopped = bool(state.get("stopped"))
+        self.evaluators = dict.fromkeys(state.get("evaluators", ()))
         if self.patience is not None:
             self.patience.best = state.get("patience_best")
             self.patience.waited = int(state.get("patience_waited", 0))

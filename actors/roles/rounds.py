@@ -79,6 +79,6 @@ class Round:
         return len(self.done) >= max(1, self.minimum)
 
     def metrics(self) -> dict[str, float]:
-        """The weighted mean of each metric over the sites that gave it, in sorted order of sites."""
+        """The weighted mean of each metric over the sites that gave it, in order of their names."""
         reports = ((self.done[site].metrics, self.done[site].weight) for site in sorted(self.done))
         return mean_metrics(reports)

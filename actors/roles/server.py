@@ -16,8 +16,9 @@ from ..runtime import (
     Restart,
     handles,
 )
-from .job import Job, JobPlan
+from .job import Job
 from .messages import Register, Registered, Returned
+from .plan import JobPlan
 
 
 @dataclass(frozen=True, slots=True)

@@ -110,9 +110,9 @@ class Trainer(Actor):
     async def stopping(self, reason: str) -> None:
         """End the script: by its own loop if it is idle and ends in time, else by force."""
         script, self._script = self._script, None
-        if script is None and self._starting is not None and self._starting.done():
-            if self._starting.exception() is None:
-                script = self._starting.result()
+        starting = self._starting
+        if starting is not None and starting.done() and starting.exception() is None:
+            script = starting.result()
         if script is not None:
             if self._working is not None or "kill" in reason:
                 script.kill()

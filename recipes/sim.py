@@ -1,0 +1,274 @@
+"""SimEnv: a whole federation in one event loop, with real scripts.
+
+The server and every site are systems of their own, joined by memory links: the
+roles and messages are those of any other run. Scripts run in processes forked
+from one preloaded template, one after another inside this process
+(`isolation="inline"`), or are plain functions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+import threading
+from collections.abc import Coroutine, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from covey.actors.jobs.launchers.fork import FORK_IS_SAFE, Template
+from covey.actors.jobs.launchers.imports import scan
+
+from .checked import Checked
+from .errors import ConfigError, Interrupted
+from .folder import RunFolder, workspace_of
+from .recipe import Recipe, whole
+from .run import Run
+from .simulation import Simulation
+
+Isolation = Literal["process", "inline"]
+
+# Seeds are shown to people and typed again by them; 32 bits are enough for that.
+_SEED_BITS = 32
+
+
+class SimEnv(Checked):
+    """Simulates a federation on this machine.
+
+    Args:
+        num_clients: Number of clients, named site-1, site-2, ...
+        clients: Their names, in place of a number.
+        num_threads: Clients that train at once; None: as many as there are usable CPUs.
+        seed: Seeds everything random in the run; None draws one, which is shown and kept.
+        workspace: Where run folders are made; None: `COVEY_WORKSPACE`, else `./covey_runs`.
+        isolation: "process" runs each client's script in a process of its own, "inline" all in
+            this process, one at a time, so that a debugger works.
+        gpus_per_client: Devices that each client sees, dealt out in turn.
+        max_processes: Most client processes at once, 20-40 MB each.
+        restart_scripts: Start each client's script anew for every task. What a script keeps
+            between rounds is lost, and any number of clients fits.
+        torch_threads: torch threads per client.
+        resume: Go on with a run of the same recipe that was cut off. `COVEY_FRESH=1` says no.
+        verbose: Show what scripts print, and each client's answer.
+        progress: Show the run's progress; False shows nothing.
+        template: A template process that is up already; see `covey run`.
+        check_codec: Send every message through the codec, as over a network (for tests).
+
+    Raises:
+        ConfigError: For a setting that cannot work.
+    """
+
+    def __init__(
+        self,
+        num_clients: int = 2,
+        *,
+        clients: Sequence[str] | None = None,
+        num_threads: int | None = None,
+        seed: int | None = None,
+        workspace: str | Path | None = None,
+        isolation: Isolation = "process",
+        gpus_per_client: int = 0,
+        max_processes: int = 64,
+        restart_scripts: bool = False,
+        torch_threads: int = 1,
+        resume: bool = True,
+        verbose: bool = False,
+        progress: bool = True,
+        template: Template | None = None,
+        check_codec: bool = False,
+    ) -> None:
+        """See the class."""
+        self.sites = _sites(num_clients, clients)
+        self.num_threads = whole("num_threads", num_threads or _usable_cpus(), 1)
+        self.seed = seed
+        self.workspace = workspace
+        if isolation not in ("process", "inline"):
+            raise ConfigError("isolation", f"{isolation!r}; 'process' or 'inline'")
+        self.isolation: Isolation = isolation
+        self.gpus_per_client = whole("gpus_per_client", gpus_per_client, 0)
+        self.gpus = _visible_gpus() if gpus_per_client else ()
+        if gpus_per_client > len(self.gpus):
+            raise ConfigError(
+                "gpus_per_client", f"{gpus_per_client}, but {len(self.gpus)} devices are visible"
+            )
+        self.max_processes = whole("max_processes", max_processes, 1)
+        self.restart_scripts = restart_scripts
+        self.torch_threads = whole("torch_threads", torch_threads, 1)
+        self.resume = resume and not os.environ.get("COVEY_FRESH")
+        self.verbose = verbose
+        self.progress = progress
+        self.template = template
+        self.check_codec = check_codec
+
+    def __repr__(self) -> str:
+        return f"<SimEnv: {len(self.sites)} clients, {self.num_threads} at once>"
+
+    # What recipes call -----------------------------------------------------
+
+    def execute(self, recipe: Recipe) -> Run:
+        """Run to the end; see `Recipe.execute`."""
+        simulation = self._prepare(recipe)
+        if _loop_is_running():
+            _in_thread(simulation).join()
+        else:
+            try:
+                with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+                    runner.run(simulation.run())
+            except KeyboardInterrupt:
+                raise Interrupted(simulation.resume_hint) from None
+        simulation.outcome.check()
+        return simulation.outcome
+
+    async def run(self, recipe: Recipe) -> Run:
+        """Run to the end in the running loop; see `Recipe.run`."""
+        simulation = self._prepare(recipe)
+        await simulation.run()
+        simulation.outcome.check()
+        return simulation.outcome
+
+    def submit(self, recipe: Recipe) -> Run:
+        """Run in a thread of its own; see `Recipe.submit`."""
+        simulation = self._prepare(recipe)
+        _in_thread(simulation)
+        return simulation.outcome
+
+    async def start(self, recipe: Recipe) -> Run:
+        """Run in a task of the running loop; see `Recipe.start`."""
+        simulation = self._prepare(recipe)
+        task = asyncio.create_task(_quietly(simulation.run()))
+        # The loop itself holds tasks weakly; the run is what its user holds.
+        simulation.outcome.keep(task)
+        return simulation.outcome
+
+    # Preparation -----------------------------------------------------------
+
+    def _prepare(self, recipe: Recipe) -> Simulation:
+        """Check, make or find the run's folder, and begin preloading; nothing runs yet."""
+        if recipe.min_clients is not None and recipe.min_clients > len(self.sites):
+            raise ConfigError(
+                "min_clients", f"{recipe.min_clients}, but there are {len(self.sites)} clients"
+            )
+        for site in recipe_sites(recipe):
+            if site not in self.sites:
+                raise ConfigError("aggregation_weights", f"names {site!r}, which is no client")
+        template, preload = self._preload(recipe)
+        try:
+            folder = self._folder(recipe)
+            return Simulation(self, recipe, folder, template, preload)
+        except BaseException:
+            if template is not None:
+                template.kill()
+            raise
+
+    def _preload(self, recipe: Recipe) -> tuple[Template | None, tuple[str, ...]]:
+        """Check the script's imports, and start the template on them."""
+        if recipe.train_script is None:
+            return None, ()
+        self._check_processes()
+        found = scan(recipe.train_script)
+        if found.missing:
+            raise ConfigError("train_script", "; ".join(map(str, found.missing)))
+        preload = found.third_party
+        if recipe.initial.kind == "torch" and "torch" not in preload:
+            preload = ("torch", *preload)
+        if self.isolation == "inline" or not FORK_IS_SAFE:
+            return None, preload
+        template = self.template
+        if template is None:
+            return Template.launch(preload), preload
+        template.preload([name for name in preload if name not in template.modules])
+        return template, preload
+
+    def _check_processes(self) -> None:
+        many = len(self.sites) > self.max_processes
+        if many and self.isolation == "process" and not self.restart_scripts:
+            raise ConfigError(
+                "num_clients",
+                f"{len(self.sites)} clients are more than max_processes={self.max_processes}; "
+                "use train= (thousands of clients by function), raise max_processes (20-40 MB "
+                "each), or restart_scripts=True (scripts keep nothing between rounds)",
+            )
+
+    def _folder(self, recipe: Recipe) -> RunFolder:
+        manifest = recipe.manifest(self.sites)
+        workspace = workspace_of(self.workspace)
+        if self.resume:
+            found = RunFolder.find_unfinished(workspace, manifest, self.seed)
+            if found is not None:
+                return found
+        seed = self.seed if self.seed is not None else secrets.randbits(_SEED_BITS)
+        environment = {
+            "kind": "SimEnv",
+            "num_threads": self.num_threads,
+            "isolation": self.isolation,
+            "restart_scripts": self.restart_scripts,
+            "torch_threads": self.torch_threads,
+        }
+        return RunFolder.create(workspace, manifest, seed, environment)
+
+
+def recipe_sites(recipe: Recipe) -> list[str]:
+    """The sites that a recipe's settings name."""
+    return list(recipe.settings().get("aggregation_weights", ()))
+
+
+def _sites(number: int, names: Sequence[str] | None) -> tuple[str, ...]:
+    if names is None:
+        return tuple(f"site-{i}" for i in range(1, whole("num_clients", number, 1) + 1))
+    sites = tuple(names)
+    if isinstance(names, str) or not sites or len(set(sites)) != len(sites):
+        raise ConfigError("clients", "give a list of different names")
+    if "server" in sites or "global" in sites:
+        raise ConfigError("clients", "'server' and 'global' are taken")
+    return sites
+
+
+def _usable_cpus() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _visible_gpus() -> tuple[int, ...]:
+    """Devices that CUDA would show, found without importing torch."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return tuple(int(part) for part in visible.split(",") if part.strip().isdigit())
+    cards = Path("/proc/driver/nvidia/gpus")
+    return tuple(range(len(list(cards.iterdir())))) if cards.is_dir() else ()
+
+
+def _loop_is_running() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+def _loop_factory() -> Any:
+    """Uvloop where it is there, since it halves the cost of a message."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
+def _in_thread(simulation: Simulation) -> Run:
+    """Run a simulation on a loop in a thread of its own."""
+
+    def work() -> None:
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(_quietly(simulation.run()))
+
+    # Not a daemon: a script that ends after submit() waits for its run.
+    threading.Thread(target=work, name=f"covey {simulation.outcome.get_job_id()}").start()
+    return simulation.outcome
+
+
+async def _quietly(work: Coroutine[Any, Any, None]) -> None:
+    """Await a run whose outcome is told by its `Run`."""
+    with contextlib.suppress(asyncio.CancelledError):
+        await work

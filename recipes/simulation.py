@@ -1,0 +1,360 @@
+"""One simulated run: its systems, its scripts, its files, from the first event to the last."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from covey.actors.downloads.blobs import Blobs
+from covey.actors.jobs.checkpoint import BEST, MODEL, Checkpoint
+from covey.actors.jobs.function import FunctionClients
+from covey.actors.jobs.launchers.fork import ForkLauncher, Template
+from covey.actors.jobs.launchers.script import Launcher, ScriptSettings
+from covey.actors.jobs.states import RunStatus
+from covey.actors.observe.events import EventKind, RunEvent
+from covey.actors.observe.journal import Journal
+from covey.actors.roles.job import Abort, Job
+from covey.actors.roles.messages import role_messages
+from covey.actors.roles.plan import JobPlan
+from covey.actors.roles.server import RunJob, Server
+from covey.actors.roles.site import Site
+from covey.actors.roles.trainer import TrainerSettings
+from covey.actors.runtime import ActorError, Mailbox, Ref, System, runtime_messages
+from covey.transport import Codec, Registry, memory_pair
+
+from .console import Console
+from .errors import ConfigError
+from .folder import RunFolder
+from .recipe import Recipe
+from .run import Run
+
+if TYPE_CHECKING:
+    from .sim import SimEnv
+
+# Sites that are started at once: enough to overlap their handshakes.
+_STARTING = 256
+
+
+class Simulation:
+    """Everything of one run in one loop. `run` may be called once."""
+
+    def __init__(
+        self,
+        env: SimEnv,
+        recipe: Recipe,
+        folder: RunFolder,
+        template: Template | None,
+        preload: tuple[str, ...],
+    ) -> None:
+        """Put the initial model, or the version to go on from, in place."""
+        self._env = env
+        self._recipe = recipe
+        self._folder = folder
+        self._template = template
+        self._preload = preload
+        self._began = time.time()
+        self._blobs = Blobs()
+        self._checkpoint = Checkpoint(folder.path)
+        self._progress = recipe.progress()
+        self._resumed, self._version = self._place_model()
+        self._journal = Journal(folder.path, resume_round=self._version if self._resumed else None)
+        self.outcome = Run(folder.path, folder.id, folder.seed, self._journal)
+        self._console = Console(verbose=env.verbose, failures=False) if env.progress else None
+        self._trackers = [_tracker(kind, folder.path) for kind in recipe.tracking]
+        self._subscribe()
+        self._slots = asyncio.Semaphore(env.num_threads)
+        self._done = asyncio.Event()
+        self._systems: list[System] = []
+
+    @property
+    def resume_hint(self) -> str:
+        """What to tell after an interrupt."""
+        return f"interrupted; run the same command again to resume ({self._folder.path})"
+
+    def _place_model(self) -> tuple[bool, int]:
+        state = self._checkpoint.load()
+        if state is not None:
+            self._progress.restore(state)
+            return True, int(state["version"])
+        try:
+            with self._checkpoint.writing(0) as fd:
+                self._recipe.initial.write(fd)
+            self._checkpoint.commit(0, self._progress.state())
+        except OSError as error:
+            path = self._checkpoint.path(0)
+            raise ConfigError("workspace", f"cannot write {path}: {error.strerror}") from error
+        return False, 0
+
+    def _subscribe(self) -> None:
+        self._journal.subscribe(self._watch)
+        for tracker in self._trackers:
+            self._journal.subscribe(tracker)
+        if self._console is not None:
+            self._journal.subscribe(self._console)
+
+    def _watch(self, event: RunEvent) -> None:
+        if event.kind is EventKind.RUN_FINISHED:
+            self._done.set()
+
+    # The run ---------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Run to the end. Cancelling ends it within a second, to be resumed later."""
+        try:
+            async with AsyncExitStack() as stack:
+                await self._simulate(stack)
+        except (asyncio.CancelledError, KeyboardInterrupt):
+            self._end_early(RunStatus.ABORTED, "interrupted")
+            raise
+        except Exception as error:
+            self._end_early(RunStatus.FAILED, str(error) or repr(error))
+            self._summarise()
+        else:
+            self._summarise()
+        finally:
+            self._close()
+
+    async def _simulate(self, stack: AsyncExitStack) -> None:
+        registry = Registry(*runtime_messages(), *role_messages())
+        registry.freeze()
+        system = await stack.enter_async_context(self._system("server", registry))
+        server = await system.spawn(
+            Server, name="server", mailbox=Mailbox(2 * len(self._env.sites) + 64)
+        )
+        stack.push_async_callback(self._drain_sites)
+        trainer = await self._trainers(stack)
+        await self._start_sites(system, registry, trainer)
+        job: Ref[Job] = await server.ask(RunJob(self._plan()))
+        loop = asyncio.get_running_loop()
+        self.outcome.steer(partial(loop.call_soon_threadsafe, self._abort, system, job))
+        await self._done.wait()
+
+    def _system(self, name: str, registry: Registry) -> System:
+        return System(name, registry=registry, seed=self._folder.seed)
+
+    def _abort(self, system: System, job: Ref[Job]) -> None:
+        async def tell() -> None:
+            try:
+                await job.tell(Abort("aborted by its user"))
+            except ActorError:
+                return  # the job has ended meanwhile
+
+        self._aborting = system.loop.create_task(tell())
+
+    async def _start_sites(
+        self, server: System, registry: Registry, trainer: Callable[[str, str], TrainerSettings]
+    ) -> None:
+        sites = self._env.sites
+        for begin in range(0, len(sites), _STARTING):
+            await asyncio.gather(
+                *(
+                    self._start_site(server, registry, site, trainer)
+                    for site in sites[begin : begin + _STARTING]
+                )
+            )
+
+    async def _start_site(
+        self,
+        server: System,
+        registry: Registry,
+        site: str,
+        trainer: Callable[[str, str], TrainerSettings],
+    ) -> None:
+        """One site's system, its link to the server and its site actor."""
+        system = self._system(site, registry)
+        await system.__aenter__()
+        self._systems.append(system)
+        codec = Codec(registry) if self._env.check_codec else None
+        near, far = memory_pair("server", site, codec_a=codec, codec_b=codec)
+        server.attach(near)
+        system.attach(far, default=True)
+        upstream = system.lookup("server/server", Server)
+        await system.spawn(lambda: Site(site, upstream, partial(trainer, site)), name="site")
+
+    async def _drain_sites(self) -> None:
+        for system in reversed(self._systems):
+            await system.drain()
+
+    def _plan(self) -> JobPlan:
+        recipe, env = self._recipe, self._env
+        return JobPlan(
+            id=self._folder.id,
+            name=recipe.name,
+            sites=env.sites,
+            minimum=recipe.min_clients or len(env.sites),
+            rounds=recipe.num_rounds,
+            rule=recipe.aggregation(),
+            layout=recipe.initial.layout,
+            blobs=self._blobs,
+            checkpoint=self._checkpoint,
+            version=self._version,
+            progress=self._progress,
+            record=self._journal.record,
+            crashed=partial(self._end_early, RunStatus.FAILED),
+            task_deadline_s=recipe.task_timeout,
+            workflow=recipe.workflow,
+            info={
+                "job": self._folder.id,
+                "seed": self._folder.seed,
+                "folder": str(self._folder.path),
+                "resumed_round": self._version if self._resumed else None,
+                "tracking": list(recipe.tracking),
+            },
+        )
+
+    # Clients ---------------------------------------------------------------
+
+    async def _trainers(self, stack: AsyncExitStack) -> Callable[[str, str], TrainerSettings]:
+        """How the trainer of (site, job) is set up."""
+        if self._recipe.train is not None:
+            return self._function_trainers(self._recipe.train)
+        launcher = self._launcher()
+        stack.push_async_callback(launcher.close)
+        env, kept = self._env, dict(os.environ)
+        for note in self._placement():
+            self._journal.record(RunEvent(EventKind.NOTICE, data={"text": note}))
+
+        def settings(site: str, job: str) -> TrainerSettings:
+            script = self._script_settings(site, job, kept)
+            return TrainerSettings(
+                site=site,
+                start=partial(launcher.start, script),
+                blobs=self._blobs,
+                slots=self._slots,
+                warm=not env.restart_scripts,
+                restart=env.restart_scripts,
+            )
+
+        return settings
+
+    def _function_trainers(self, train: Any) -> Callable[[str, str], TrainerSettings]:
+        excluded = tuple(self._recipe.aggregation().excluded)
+        clients = FunctionClients(
+            train,
+            self._recipe.evaluate,
+            job_id=self._folder.id,
+            seed=self._folder.seed,
+            exclude=excluded,
+        )
+
+        def settings(site: str, job: str) -> TrainerSettings:
+            del job
+            return TrainerSettings(
+                site=site,
+                start=partial(clients.start, site),
+                blobs=self._blobs,
+                slots=self._slots,
+                warm=False,
+            )
+
+        return settings
+
+    def _launcher(self) -> Launcher:
+        if self._template is not None:
+            return ForkLauncher(self._template, self._show)
+        if self._env.isolation == "inline":
+            from covey.actors.jobs.launchers.inline import InlineLauncher
+
+            return InlineLauncher(self._preload, self._show)
+        from covey.actors.jobs.launchers.spawn import SpawnLauncher
+
+        return SpawnLauncher(self._preload, self._show)
+
+    def _show(self, text: str) -> None:
+        if self._console is not None:
+            self._console.write(text)
+
+    def _script_settings(self, site: str, job: str, env: Mapping[str, str]) -> ScriptSettings:
+        recipe = self._recipe
+        assert recipe.train_script is not None
+        shown = self._env.verbose or len(self._env.sites) == 1
+        return ScriptSettings(
+            site=site,
+            job_id=job,
+            script=recipe.train_script,
+            cwd=Path.cwd(),
+            env=env,
+            log=self._folder.path / "logs" / f"{site}.log",
+            seed=self._folder.seed,
+            kind=recipe.initial.kind,
+            args=recipe.train_args,
+            echo=f"[{site}] " if shown else None,
+            torch_threads=self._env.torch_threads,
+            gpus=self._gpus_of(site),
+            exclude=tuple(recipe.aggregation().excluded),
+        )
+
+    def _gpus_of(self, site: str) -> tuple[int, ...]:
+        env = self._env
+        first = env.sites.index(site) * env.gpus_per_client
+        return tuple(env.gpus[(first + i) % len(env.gpus)] for i in range(env.gpus_per_client))
+
+    def _placement(self) -> list[str]:
+        if not self._env.gpus_per_client:
+            return []
+        return [f"{site} sees device {self._gpus_of(site)}" for site in self._env.sites]
+
+    # The end ---------------------------------------------------------------
+
+    def _end_early(self, status: RunStatus, error: str) -> None:
+        """Tell the end of a run whose job could not."""
+        if self.outcome.final is not None:
+            return
+        best = self._progress.best
+        data = {
+            "status": status.value,
+            "error": error,
+            "rounds": self._version,
+            "best_round": best.version,
+            "best_value": best.value,
+        }
+        self._journal.record(RunEvent(EventKind.RUN_FINISHED, data=data))
+
+    def _summarise(self) -> None:
+        """Write `summary.json`; drop what only a resumed run would need."""
+        final = self.outcome.final
+        assert final is not None
+        folder, best = self._folder.path, self._progress.best
+        self._folder.summarise(
+            {
+                "id": self._folder.id,
+                "name": self._recipe.name,
+                "status": final.data["status"],
+                "error": final.data["error"],
+                "site": final.site,
+                "rounds": final.data["rounds"],
+                "seconds": round(final.time - self._began, 3),
+                "key_metric": best.key_metric,
+                "best_round": best.version,
+                "best_value": best.value,
+                "model": MODEL,
+                "best_model": BEST if (folder / BEST).exists() else None,
+                "seed": self._folder.seed,
+                "started": self._folder.config["created"],
+                "finished": time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime(final.time)),
+            }
+        )
+        self._checkpoint.discard()
+
+    def _close(self) -> None:
+        self._journal.close()
+        for tracker in self._trackers:
+            tracker.close()
+        if self._console is not None:
+            self._console.close()
+        self._blobs.close()
+        self._folder.close()
+        self.outcome.finish()
+
+
+def _tracker(kind: str, folder: Path) -> Any:
+    from covey.actors.observe.tensorboard import TensorBoardTracker
+
+    assert kind == "tensorboard"
+    return TensorBoardTracker(folder / "tracking" / "tensorboard")
