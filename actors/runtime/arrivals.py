@@ -98,9 +98,12 @@ class Arrivals:
             outlet.finish(error)
 
     def _traced(self, envelope: Envelope) -> Any:
-        if envelope.trace is None:
-            return envelope.message
-        return Traced(envelope.message, envelope.trace)
+        trace = envelope.trace
+        if trace is None:
+            if self._system.observer is None:
+                return envelope.message
+            trace = self._system.new_trace()
+        return Traced(envelope.message, trace)
 
     def _offer(self, envelope: Envelope, item: Any) -> None:
         system = self._system

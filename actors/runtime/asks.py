@@ -45,10 +45,6 @@ class Sweep:
         self.pending: dict[asyncio.Future[Any], Ask] = {}
         self.time = loop.time
 
-    def begin(self, message: Any, ref: Ref[Any], timeout: float) -> Ask:
-        """Make an ask that fails with `AskTimeout` after `timeout` seconds."""
-        return self.await_reply(self._loop.create_future(), message, ref, timeout)
-
     def await_reply(
         self, future: asyncio.Future[Any], message: Any, ref: Ref[Any], timeout: float
     ) -> Ask:

@@ -20,7 +20,7 @@ from covey.transport import Envelope, Kind, Link, LinkClosed, Record, TransportE
 
 from .address import Address
 from .arrivals import Arrivals
-from .asks import Ask, Traced, trace_of
+from .asks import Ask, Traced, content, trace_of
 from .errors import ActorError, ProtocolError, Stopped, Unreachable, no_record
 from .faults import error_of
 from .message import Credit, Down, Reason
@@ -210,7 +210,7 @@ class Border:
             if self._inlets.pop(number, None) is not None and not inlet.ended:
                 self.try_send(self.route(node), Envelope(Kind.CANCEL, text, name, number))
 
-        return Stream(begin, inlet, leave, text, message, timeout)
+        return Stream(begin, inlet, leave, text, content(message), timeout)
 
     def watch(self, watcher: Address, ref: Ref[Any], notify: Callable[[Down], None]) -> None:
         """Watch an actor of another node."""

@@ -21,7 +21,7 @@ import random
 import selectors
 from collections import deque
 from collections.abc import Callable, Mapping
-from types import CoroutineType
+from types import CoroutineType, GeneratorType
 from typing import Any, Final, TypeAlias, TypeVar
 
 from .errors import Deadlock
@@ -158,9 +158,17 @@ def waiting_tasks(loop: asyncio.AbstractEventLoop) -> tuple[str, ...]:
 
 def _where(coroutine: Any) -> str:
     """The innermost suspended frame of a coroutine; its task's stack shows only the outermost."""
-    while isinstance(inner := getattr(coroutine, "cr_await", None), CoroutineType):
-        coroutine = inner  # pyright: ignore[reportUnknownVariableType]  # bare CoroutineType
-    frame = getattr(coroutine, "cr_frame", None)
+    frame = coroutine.cr_frame
+    while isinstance(coroutine := _awaited(coroutine), (CoroutineType, GeneratorType)):
+        frame = _frame(coroutine)
     if frame is None:
-        return repr(coroutine)
+        return "its first step"
     return f"{frame.f_code.co_qualname} ({frame.f_code.co_filename}:{frame.f_lineno})"
+
+
+def _awaited(coroutine: Any) -> Any:
+    return getattr(coroutine, "cr_await", None) or getattr(coroutine, "gi_yieldfrom", None)
+
+
+def _frame(coroutine: Any) -> Any:
+    return getattr(coroutine, "cr_frame", None) or getattr(coroutine, "gi_frame", None)

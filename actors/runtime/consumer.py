@@ -360,6 +360,8 @@ class Consumer:
     def remind(self, message: Any, generation: int) -> None:
         """Put a message of the actor's own, or a death notice, before all others."""
         if not self.queue.closed:
+            if self.system.observer is not None:
+                message = self.system.prepare(self.text, message, local=False)
             self.queue.signal(Tick(message, generation))
 
     def crash(self, error: BaseException) -> None:

@@ -83,9 +83,9 @@ class Ref(Generic[A]):
         return cell.queue.accepted if cell.offer(item, future) else future
 
     def ask(self, message: Message[A, R], *, timeout: float = ASK_TIMEOUT_S) -> asyncio.Future[R]:
-        """Send the message and return the future of its reply.
+        """Send the message and return the future of its reply; nothing is raised before.
 
-        It raises exactly one of: `RemoteError` or `Rejected` from the handler,
+        Awaiting it raises exactly one of: `RemoteError` or `Rejected` from the handler,
         `AskTimeout` after `timeout` seconds (the effect is unknown then),
         `Stopped`, `MailboxFull`, `Unreachable`, `ProtocolError`. Cancelling it
         withdraws the request and cancels a handler at work on it.
@@ -114,14 +114,19 @@ class Ref(Generic[A]):
 
     def _ask(self, message: Any, timeout: float) -> asyncio.Future[Any]:
         system = self._system
-        cell = self._local()
-        message = system.prepare(self.text, message, local=cell is not None)
-        ask = system.sweep.begin(message, self, timeout)
+        future: asyncio.Future[Any] = system.loop.create_future()
+        try:
+            cell = self._local()
+            message = system.prepare(self.text, message, local=cell is not None)
+        except ActorError as error:
+            future.set_exception(error)
+            return future
+        ask = system.sweep.await_reply(future, message, self, timeout)
         if cell is None:
             system.border.ask(ask)
         else:
             self._offer(cell, ask)
-        return ask[0]
+        return future
 
     def _offer(self, cell: Cell, ask: Ask) -> None:
         try:
@@ -150,13 +155,13 @@ class Ref(Generic[A]):
         # Credit goes back in batches, since each grant may be an envelope; half
         # the credit keeps the producer busy meanwhile.
         batch = max(1, credit // 2)
-        cell = self._local()
+        system, cell = self._system, self._local()
+        item = system.prepare(self.text, message, local=cell is not None)
         if cell is None:
-            return self._system.border.stream(self, message, credit, batch, timeout)
+            return system.border.stream(self, item, credit, batch, timeout)
         inlet = Inlet(batch, lambda parts: outlet.grant(parts))
         outlet = Outlet(credit, inlet.push, inlet.finish)
-        system = self._system
-        request = Open(system.prepare(self.text, message, local=True), outlet)
+        request = Open(item, outlet)
 
         async def begin() -> None:
             future: asyncio.Future[None] = system.loop.create_future()
@@ -191,15 +196,9 @@ async def broadcast(
 
     One receiver's error never hides another's reply. Cancelling withdraws all.
     """
-    asks: dict[Ref[A], Any] = {}
-    results: dict[Ref[A], R | ActorError] = {}
-    for ref in refs:
-        results[ref] = Stopped(ref.text)
-        try:
-            asks[ref] = ref.ask(message, timeout=timeout)
-        except ActorError as error:
-            results[ref] = error
+    asks = {ref: ref.ask(message, timeout=timeout) for ref in dict.fromkeys(refs)}
     outcomes = await asyncio.gather(*asks.values(), return_exceptions=True)
+    results: dict[Ref[A], R | ActorError] = {}
     for ref, outcome in zip(asks, outcomes, strict=True):
         if isinstance(outcome, BaseException) and not isinstance(outcome, ActorError):
             raise outcome

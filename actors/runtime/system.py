@@ -292,7 +292,7 @@ class System:
             message = self.checked(message)
         if self.observer is None:
             return message
-        item = Traced(message, _trace.get() or self._new_trace())
+        item = Traced(message, _trace.get() or self.new_trace())
         self.observed("enqueue", text, item)
         return item
 
@@ -300,12 +300,13 @@ class System:
         """Tell the observer; bind the trace for what the handler sends."""
         if self.observer is None:
             return
-        trace = trace_of(item) or self._new_trace()
+        trace = trace_of(item) or self.new_trace()
         if stage != "enqueue":
             _trace.set(trace if stage == "start" else None)
         self.observer(Event(stage, text, type_name(content(item)), trace, self.loop.time()))
 
-    def _new_trace(self) -> str:
+    def new_trace(self) -> str:
+        """A trace that no other message of this system has."""
         return f"{self.name}-{next(self._traces)}"
 
     # Logs, counts, end -----------------------------------------------------

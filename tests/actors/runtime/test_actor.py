@@ -105,5 +105,5 @@ def test_addresses_are_read_and_written() -> None:
         "site-1.job-7/trainer",
     )
     for wrong in ("nowhere", "/a", "a/", "a/b/c", "a b/c", "-a/b", "a/" + "x" * 129):
-        with pytest.raises(ValueError, match="name|address"):
+        with pytest.raises(ValueError, match=r"name|address"):
             Address.parse(wrong)

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 
 import pytest
 
@@ -324,8 +325,8 @@ def test_cancelling_a_broadcast_withdraws_all_of_it() -> None:
         servers = [Server() for _ in range(3)]
         async with System("s") as system:
             refs = [
-                await system.spawn(lambda server=server: server, name=f"a{number}")
-                for number, server in enumerate(servers)
+                await system.spawn(partial(servers.__getitem__, number), name=f"a{number}")
+                for number in range(3)
             ]
             task = asyncio.ensure_future(broadcast(refs, Wait(100, "long")))
             await asyncio.sleep(1)

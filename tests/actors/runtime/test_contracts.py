@@ -333,9 +333,7 @@ def test_a_declared_rejection_does_not_count() -> None:
     async def main() -> None:
         seen: list[str] = []
         async with System("s") as system:
-            ref = await system.spawn(
-                partial(Recorder, seen), name="a", restart=Restart.never()
-            )
+            ref = await system.spawn(partial(Recorder, seen), name="a", restart=Restart.never())
             await ref.ask(Work("one"))
             for _ in range(5):
                 with pytest.raises(Rejected):

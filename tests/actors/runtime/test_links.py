@@ -1,5 +1,7 @@
 """Actors on other nodes: messages, errors, cancellation, watches and leases over links."""
 
+# ruff: noqa: PT012  # streams raise while they are read, inside their block
+
 from __future__ import annotations
 
 import asyncio
@@ -415,7 +417,7 @@ def test_only_the_peer_that_was_asked_can_answer() -> None:
             theirs.send(Envelope(kind, "", "evil", number, Total(666)))
         await asyncio.sleep(1)
         assert not asked.done()
-        assert await asked is None
+        await asked
 
     linked(body)
 

@@ -1,5 +1,7 @@
 """Streams within one system: credit, ends, errors, and who is told what."""
 
+# ruff: noqa: PT012  # streams raise while they are read, inside their block
+
 from __future__ import annotations
 
 import asyncio
