@@ -10,6 +10,7 @@ Nothing in here may end a run: a terminal that has gone away is written to no mo
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -132,11 +133,11 @@ class Console:
 
     def _round_finished(self, event: RunEvent) -> None:
         data = event.data
-        task = "round" if data.get("task") != "evaluate" else "model"
+        what = " (final model)" if data.get("task") == "evaluate" else ""
         self._state.finish_round(event)
         self._line(
             _joined(
-                f"{task} {event.round}",
+                f"round {event.round}{what}",
                 _sites(data, self._state.failed_sites),
                 _metrics(data.get("metrics", {})),
                 _seconds(data.get("seconds")),
@@ -278,7 +279,7 @@ class _State:
             lines.append(f"best model: {self._best(int(best), data)}, best_model.safetensors")
         tracking = folder / "tracking" / "tensorboard"
         look = [f"tensorboard --logdir {short(tracking)}"] if tracking.is_dir() else []
-        lines.append("; ".join(["look closer: covey runs", *look]))
+        lines.append("; ".join([f"look closer: {_runs_command(folder)}", *look]))
         return lines
 
     def _best(self, round_: int, data: Mapping[str, Any]) -> str:
@@ -288,6 +289,16 @@ class _State:
         names = [name for name, v in self._metrics.get(round_, {}).items() if v == value]
         key = data.get("key_metric") or (names[0] if names else "metric")
         return f"round {round_} ({key} {value:.4g})"
+
+
+def _runs_command(folder: Path) -> str:
+    """The command that lists this run, as typed from where the user is."""
+    from .folder import workspace_of
+
+    workspace = folder.parent.parent
+    if workspace.resolve() == workspace_of(None).resolve():
+        return "covey runs"
+    return f"covey runs --workspace {shlex.quote(short(workspace))}"
 
 
 def failure_block(data: Mapping[str, Any]) -> list[str]:

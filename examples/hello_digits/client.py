@@ -50,7 +50,7 @@ def main() -> None:
 
     while flare.is_running():
         model = flare.receive()
-        if model is None:
+        if model is None or model.params is None:
             break
         net.load_state_dict(model.params)
         metrics = {"accuracy": evaluate(net, test_images, test_labels)}

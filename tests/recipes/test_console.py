@@ -138,7 +138,7 @@ def test_the_evaluation_after_the_last_round_is_told_from_a_round(out: io.String
     story = Story(Console(out))
     story.start()
     story.round(10, task="evaluate")
-    assert lines(out)[-1].startswith("model 10  2 ok")
+    assert lines(out)[-1].startswith("round 10 (final model)  2 ok  accuracy 1")
 
 
 def test_the_last_lines_say_status_folder_best_model_and_how_to_look_closer(
@@ -158,6 +158,20 @@ def test_the_last_lines_say_status_folder_best_model_and_how_to_look_closer(
         "best model: round 9 (accuracy 0.9), best_model.safetensors",
         "look closer: covey runs; tensorboard --logdir covey_runs/digits/1/tracking/tensorboard",
     ]
+
+
+def test_a_run_in_another_workspace_is_listed_from_there(
+    out: io.StringIO, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    story = Story(Console(out), tmp_path / "my runs" / "digits" / "1")
+    story.start()
+    story.finish()
+    assert lines(out)[-1] == "look closer: covey runs --workspace 'my runs'"
+    monkeypatch.setenv("COVEY_WORKSPACE", "my runs")
+    story.start()
+    story.finish()
+    assert lines(out)[-1] == "look closer: covey runs"
 
 
 def test_a_site_that_fails_while_the_run_goes_on_is_named_with_its_line_at_the_end(
@@ -373,7 +387,7 @@ def test_rich_is_not_imported_when_output_is_piped() -> None:
         "from covey.recipes.console import Console\n"
         "from covey.actors.observe.events import EventKind, RunEvent\n"
         "Console()(RunEvent(EventKind.RUN_STARTED, data={'name': 'x'}))\n"
-        "print([m for m in ('rich', 'torch') if m in sys.modules])"
+        "print([m for m in ('rich.progress', 'torch') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
