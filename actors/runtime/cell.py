@@ -42,6 +42,7 @@ class Cell(Consumer):
         "failure",
         "kind",
         "parent",
+        "ready",
         "started",
         "watchers",
         "watching",
@@ -67,6 +68,7 @@ class Cell(Consumer):
         self.watching: dict[str, Ref[Any]] = {}
         self.context: Context | None = None
         self.started = False
+        self.ready: asyncio.Future[None] | None = None
         self.kind = ""
         self.failure: BaseException | None = None
 
@@ -82,19 +84,18 @@ class Cell(Consumer):
         """
         instance = self._make()
         hook = type(instance).started is not Actor.started
-        ready = self.system.loop.create_future() if hook else None
+        self.ready = ready = self.system.loop.create_future() if hook else None
         if ready is None:
             self._open()
         self.worker = Worker(
             self.system.loop,
-            self._run(ready),
+            self._run(),
             self.queue,
             self.text,
             self.system.stack,
-            self.note_turn,
-            self.note_suspension,
+            self,
         )
-        self.worker.task.add_done_callback(lambda task: self._gone(ready))
+        self.worker.task.add_done_callback(self._worker_over)
         return ready
 
     def _make(self) -> Actor:
@@ -111,10 +112,10 @@ class Cell(Consumer):
         self.started = True
         self.queue.fast = self.system.direct and not self.draining
 
-    async def _run(self, ready: asyncio.Future[None] | None) -> None:
+    async def _run(self) -> None:
         """Serve the mailbox until the actor ends, over restarts, then clean up."""
         try:
-            alive = ready is None or await self._start(ready)
+            alive = self.ready is None or await self._start(self.ready)
             while alive:
                 try:
                     await self.consume()
@@ -126,7 +127,7 @@ class Cell(Consumer):
             # Only the system cancels a worker, at the end of its grace.
             self.reason = Reason.STOPPED
         finally:
-            await self._end(ready)
+            await self._end()
 
     async def _start(self, ready: asyncio.Future[None]) -> bool:
         assert self.instance is not None
@@ -242,20 +243,25 @@ class Cell(Consumer):
             self.cancel(reason)
             await asyncio.wait([task], timeout=max(1.0, 2 * self.system.grace))
 
-    async def _end(self, ready: asyncio.Future[None] | None) -> None:
+    async def _end(self) -> None:
         reason = self.stop.reason if self.stop is not None else self.reason.value
         self.queue.fast = False
         try:
             await self._dismantle(reason)
         finally:
-            self._gone(ready)
+            self._close()
 
-    def _gone(self, ready: asyncio.Future[None] | None) -> None:
-        """Close the books; comes twice: a worker cancelled before its first step never ran."""
+    def _worker_over(self, task: asyncio.Task[None]) -> None:
+        """Clean up after a worker that was cancelled before its first step and never ran."""
+        self.worker.coroutine.close()
+        self._close()
+
+    def _close(self) -> None:
+        """Account for all messages, and tell everybody; idempotent."""
         if not self.queue.closed:
             self._empty()
-            if ready is not None and not ready.done():
-                ready.set_exception(Stopped(self.text, self.reason.value))
+            if self.ready is not None and not self.ready.done():
+                self.ready.set_exception(Stopped(self.text, self.reason.value))
             self._tell_the_world()
 
     def _empty(self) -> None:

@@ -17,9 +17,9 @@ from __future__ import annotations
 import asyncio
 import sys
 import types
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Coroutine, Generator
 from contextvars import copy_context
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from .mailbox import Queue
 
@@ -56,6 +56,16 @@ class Stack:
         self.depth = 0
 
 
+class Owner(Protocol):
+    """Whose worker it is."""
+
+    def note_turn(self) -> None:
+        """The loop lets the coroutine go on."""
+
+    def note_suspension(self) -> None:
+        """The coroutine waits for something else than work."""
+
+
 class Worker:
     """The task of one actor. `queue.wake` is its wake-up future while it sleeps.
 
@@ -65,19 +75,18 @@ class Worker:
         queue: The mailbox whose arrivals wake it.
         name: The task's name.
         stack: The system's count of steps within each other.
-        woke: Called when the loop, not a step from outside, lets the coroutine go on.
-        suspended: Called when the coroutine waits for something else than work.
+        owner: Told when the loop, not a step from outside, lets the coroutine go on, and
+            when the coroutine waits for something else than work.
     """
 
     __slots__ = (
         "_loop",
+        "_owner",
         "_queue",
         "_run",
         "_send",
         "_stack",
-        "_suspended",
         "_waits_for",
-        "_woke",
         "coroutine",
         "task",
     )
@@ -89,11 +98,9 @@ class Worker:
         queue: Queue,
         name: str,
         stack: Stack,
-        woke: Callable[[], None],
-        suspended: Callable[[], None],
+        owner: Owner,
     ) -> None:
-        self._woke = woke
-        self._suspended = suspended
+        self._owner = owner
         self.coroutine = coroutine
         scope = copy_context()
         self._run = scope.run
@@ -103,8 +110,6 @@ class Worker:
         self._queue = queue
         self._waits_for: Any = None
         self.task: asyncio.Task[None] = loop.create_task(self.work(), name=name, context=scope)
-        # A task cancelled before its first step leaves the coroutine unstarted.
-        self.task.add_done_callback(lambda task: coroutine.close())
 
     @property
     def asleep(self) -> bool:
@@ -141,7 +146,7 @@ class Worker:
     def _left_waiting(self, waits_for: Any, wake: asyncio.Future[None] | None) -> None:
         self._waits_for = waits_for
         if waits_for is not _OVER:
-            self._suspended()
+            self._owner.note_suspension()
         if wake is not None and not wake.done():
             wake.set_result(None)
 
@@ -165,9 +170,9 @@ class Worker:
                 if self._waits_for is IDLE:
                     yield from self._sleep()
                 else:
-                    self._suspended()
+                    self._owner.note_suspension()
                     yield self._waits_for
-                    self._woke()
+                    self._owner.note_turn()
             except BaseException as thrown:
                 error = thrown
             if self._waits_for is _OVER:
@@ -183,10 +188,10 @@ class Worker:
             left: Any = self._waits_for
             if left is IDLE or left is _OVER or left is None or not left.cancel():
                 raise
-        self._woke()
+        self._owner.note_turn()
         if self._waits_for is not IDLE and self._waits_for is not _OVER:
             yield self._waits_for
-            self._woke()
+            self._owner.note_turn()
 
 
 def worker_of(task: asyncio.Task[Any]) -> Worker | None:

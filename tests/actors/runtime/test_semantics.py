@@ -1,4 +1,4 @@
-"""docs/semantics.md tells the truth: each link leads to a test that exists, each contract has one."""
+"""docs/semantics.md tells the truth: its links lead to tests, each contract has one."""
 
 from __future__ import annotations
 
