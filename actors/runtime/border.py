@@ -53,8 +53,6 @@ class Border:
         self._inlets: dict[int, tuple[str, Inlet]] = {}
         self._watches: dict[int, tuple[Address, Ref[Any], Callable[[Down], None]]] = {}
         self._watch_ids: dict[tuple[Address, str], int] = {}
-        self._sent: dict[str, int] = {}
-        self._received: dict[str, int] = {}
         # A node that comes back must not take the answer to a question of its former
         # life for one of its own: numbers begin at the time, in milliseconds.
         self._next = int(system.loop.time() * 1000) << 20
@@ -103,8 +101,6 @@ class Border:
             raise Unreachable(envelope.to or link.peer, error.reason) from None
         except TransportError as error:
             raise ProtocolError(str(error)) from error
-        peer = link.peer
-        self._sent[peer] = self._sent.get(peer, 0) + 1
 
     def try_send(self, link: Link | None, envelope: Envelope) -> None:
         """Send what nobody waits for; a link that is gone takes it along."""
@@ -246,7 +242,6 @@ class Border:
 
     def _receive(self, link: Link, envelope: Envelope) -> None:
         node, sender = link.peer, envelope.sender
-        self._received[node] = self._received.get(node, 0) + 1
         # Who a peer is comes from its link; an envelope that claims otherwise is hostile.
         if sender != node and sender and sender.partition("/")[0] != node:
             link.close(f"{node} sent an envelope in the name of {sender}")
@@ -310,13 +305,9 @@ class Border:
 
     def statistics(self) -> tuple[LinkState, ...]:
         """A snapshot of the links."""
-        nodes = dict.fromkeys([*self.links, *self._leases])
-        return tuple(
-            LinkState(
-                node, self._sent.get(node, 0), self._received.get(node, 0), node not in self.links
-            )
-            for node in nodes
-        )
+        counts = {node: link.statistics() for node, link in self.links.items()}
+        alive = [LinkState(node, of.sent, of.received, False) for node, of in counts.items()]
+        return (*alive, *(LinkState(node, 0, 0, True) for node in self._leases))
 
 
 # Envelopes that answer something this system has sent; all others are arrivals. A

@@ -36,10 +36,10 @@ from .worker import IDLE, Worker
 if TYPE_CHECKING:
     from .system import System
 
-# A handler that never suspends keeps the loop; after 256 messages (a power of two)
+# A handler that never suspends keeps the loop; after 512 messages (a power of two)
 # the consumer lets others run. Twice the default mailbox, so that a sender and a
 # consumer that run in turns need no turn of the loop beside those of the mailbox.
-TURN_MASK: Final = 256 - 1
+TURN_MASK: Final = 512 - 1
 
 # Mailbox items that somebody elsewhere waits for; local asks are tuples.
 REMOTE: Final[frozenset[Any]] = frozenset({RemoteAsk, Open})
@@ -234,8 +234,13 @@ class Consumer:
                 else:
                     future, message, deadline, _, _ = item
                     handler = handlers.get(type(message))
-                    late = future.done() or deadline <= self.since
-                    if handler is None or handler.stream or late or not direct:
+                    if (
+                        handler is None
+                        or handler.stream
+                        or not direct
+                        or deadline <= self.since
+                        or future.done()
+                    ):
                         yield from self._handle(item).__await__()
                     else:
                         self.handled += 1
@@ -296,7 +301,9 @@ class Consumer:
             self._unhandled(item, message)
             return
         self.handled += 1
-        system.observed("start", self.text, item)
+        observer = system.observer
+        if observer is not None:
+            system.observed("start", self.text, item)
         try:
             reply = handler.call(self.instance, message)
             if handler.stream:
@@ -310,7 +317,8 @@ class Consumer:
             elif type(item) in REMOTE:
                 item.answer(reply)
         finally:
-            system.observed("end", self.text, item)
+            if observer is not None:
+                system.observed("end", self.text, item)
 
     def _late(self, item: Any) -> bool:
         """Whether nobody waits for `item` any more; accounts for it then."""

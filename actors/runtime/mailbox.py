@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Awaitable
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, cast
 
 
 class Overflow(Enum):
@@ -34,7 +35,7 @@ class Mailbox:
     doubling was measured to save a sender in a tight loop some 5 %.
     """
 
-    capacity: int = 128
+    capacity: int = 256
     overflow: Overflow = Overflow.WAIT
 
     def __post_init__(self) -> None:
@@ -64,7 +65,7 @@ class Queue:
         "wake",
     )
 
-    def __init__(self, settings: Mailbox, accepted: asyncio.Future[None]) -> None:
+    def __init__(self, settings: Mailbox, accepted: Awaitable[None]) -> None:
         """Make an empty queue; `accepted` is a completed future for those who need not wait."""
         self.accepted = accepted
         self.capacity = settings.capacity
@@ -138,3 +139,8 @@ class Queue:
         self.messages.clear()
         self.waiting = None
         return queued, waiting
+
+
+# The mailbox of a reference to an actor that is not here: nothing fits in.
+NOWHERE = Queue(Mailbox(), cast(Any, None))
+NOWHERE.closed = True

@@ -10,6 +10,7 @@ from .actor import Actor
 from .address import Address
 from .asks import NEVER, Ask
 from .errors import ActorError, AskTimeout, ProtocolError, Stopped
+from .mailbox import NOWHERE
 from .message import Message, Pull, type_name
 from .stream import Inlet, Open, Outlet, Stream
 
@@ -43,7 +44,7 @@ class Ref(Generic[A]):
         """Made by `System.spawn` and `System.lookup`."""
         self._system = system
         self._cell = cell
-        self._queue = None if cell is None else cell.queue
+        self._queue = NOWHERE if cell is None else cell.queue
         self.address = address
         self.text = str(address)
 
@@ -64,7 +65,7 @@ class Ref(Generic[A]):
         `MailboxFull` (REJECT) or `Unreachable` at once, before anything is awaited.
         """
         queue = self._queue
-        if queue is not None and queue.fast and not queue.waiting:
+        if queue.fast and not queue.waiting:
             messages = queue.messages
             if len(messages) < queue.capacity:
                 messages.append(message)
@@ -90,9 +91,10 @@ class Ref(Generic[A]):
         `Stopped`, `MailboxFull`, `Unreachable`, `ProtocolError`. Cancelling it
         withdraws the request and cancels a handler at work on it.
         """
-        queue, cell = self._queue, self._cell
-        if queue is None or cell is None or not queue.fast:
+        queue = self._queue
+        if not queue.fast:
             return self._ask(message, timeout)
+        cell: Any = self._cell  # there is one, since its mailbox is open
         system, messages = self._system, queue.messages
         future: asyncio.Future[Any] = system.loop.create_future()
         if queue.wake is not None and not messages:

@@ -35,7 +35,10 @@ class ActorStatistics:
 
 @dataclass(frozen=True, slots=True)
 class LinkState:
-    """One link of a system: the peer's node and envelopes sent and received."""
+    """One link of a system: the peer's node, envelopes sent and received since it was made.
+
+    A link that is lost is shown, without counts, until its lease is over.
+    """
 
     peer: str
     sent: int
