@@ -232,14 +232,22 @@ class FunctionClients:
         """Call the function on the loop, or in a thread once it has proved slow."""
         if inspect.iscoroutinefunction(function):
             return await cast("Awaitable[Any]", function(params, context))
-        if self._slow:
-            return await asyncio.to_thread(function, params, context)
-        began = time.perf_counter()
-        returned = function(params, context)
-        self._slow = time.perf_counter() - began > QUICK_S
+        returned, seconds = (
+            await asyncio.to_thread(_timed, function, params, context)
+            if self._slow
+            else _timed(function, params, context)
+        )
+        # Judged by the last call alone: a first one may be slow for its imports.
+        self._slow = seconds > QUICK_S
         if inspect.isawaitable(returned):
             return await returned
         return returned
+
+
+def _timed(function: TrainFunction, params: Params, context: TrainContext) -> tuple[Any, float]:
+    began = time.perf_counter()
+    returned = function(params, context)
+    return returned, time.perf_counter() - began
 
 
 def _as_model(returned: Any, task: str) -> FLModel:

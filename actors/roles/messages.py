@@ -10,13 +10,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from covey.client.messages import MetricKind, TaskName
 from covey.transport import Record, Scalar
 
 from ..downloads.blobs import BlobRef
 from ..runtime import Message
+
+if TYPE_CHECKING:  # named in strings below, which the linter does not read
+    from .aggregator import Aggregator  # noqa: F401
+    from .job import Job  # noqa: F401
+    from .server import Server  # noqa: F401
+    from .site import Site  # noqa: F401
+    from .trainer import Trainer  # noqa: F401
 
 Verdict = Literal["accepted", "duplicate", "late", "refused"]
 

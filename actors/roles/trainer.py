@@ -189,9 +189,10 @@ class Trainer(Actor):
     async def _ready(self) -> Script:
         """The script, started if need be."""
         if self._script is None:
-            starting, self._starting = self._starting, None
+            starting = self._starting
             if starting is not None:
                 await asyncio.wait([starting])
+                self._starting = None
                 self._script = starting.result()
             else:
                 self._script = await self._settings.start(self._on_metric)
