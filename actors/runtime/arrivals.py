@@ -13,13 +13,12 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final
 
-import structlog
-
 from covey.transport import Envelope, Kind, Record
 
 from .asks import RemoteAsk, Traced
 from .errors import ActorError, MailboxFull, ProtocolError, Stopped, Unreachable, no_record
 from .faults import fault
+from .log import log
 from .mailbox import Overflow
 from .message import Credit, Down, Reason
 from .stream import ConsumerLeft, Open, Outlet
@@ -29,8 +28,6 @@ if TYPE_CHECKING:
     from .border import Border
     from .cell import Cell
     from .system import System
-
-_log = structlog.get_logger("covey.actors")
 
 
 class Arrivals:
@@ -224,7 +221,7 @@ class Arrivals:
         return None if cell is None or cell.queue.closed else cell
 
     def _going_away(self, node: str, envelope: Envelope) -> None:
-        _log.info("peer.closing", system=self._system.name, peer=node)
+        log.info("peer.closing", system=self._system.name, peer=node)
 
     def _letter(self, why: str, envelope: Envelope) -> None:
         self._system.dead_letters.add(why, envelope.to, envelope.message)

@@ -17,8 +17,6 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, Literal, TypeVar
 
-import structlog
-
 from covey.transport import Codec, Envelope, Kind, Link, Record, Registry, TransportError
 
 from .actor import Actor
@@ -27,6 +25,7 @@ from .asks import Sweep, Traced, content, trace_of
 from .border import LEASE_S, Border
 from .cell import Cell
 from .errors import ActorError, ActorFailed, ProtocolError, Stopped, no_record
+from .log import log
 from .mailbox import Mailbox
 from .message import Credit, Down, Fault, Reason, type_name
 from .ref import Ref
@@ -41,7 +40,6 @@ T = TypeVar("T")
 # Seconds that drain, hooks and child tasks are given before they are cancelled.
 GRACE_S: Final = 5.0
 
-log = structlog.get_logger("covey.actors")
 
 _trace: ContextVar[str | None] = ContextVar("covey_trace", default=None)
 
