@@ -112,9 +112,12 @@ def test_the_template_process_is_up_before_the_job_file_is_imported(tmp_path: Pa
     job = tmp_path / "job.py"
     job.write_text(
         "import os\n"
+        "def command_line(pid):\n"
+        "    while not (text := open(f'/proc/{pid}/cmdline').read()):\n"
+        "        pass  # the kernel is still putting it in place\n"
+        "    return text\n"
         "children = open(f'/proc/self/task/{os.getpid()}/children').read().split()\n"
-        "print('children:', [open(f'/proc/{pid}/cmdline').read() for pid in children])\n"
-        + job.read_text()
+        "print('children:', [command_line(pid) for pid in children])\n" + job.read_text()
     )
     done = command(tmp_path)
     assert "covey.actors.jobs.launchers.template" in done.stdout.splitlines()[0]
