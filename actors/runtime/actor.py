@@ -59,6 +59,8 @@ class Actor:
     """
 
     handlers: ClassVar[dict[type, Handler]] = {}
+    # Those that are no streams: what a message told or asked is looked up in.
+    functions: ClassVar[dict[type, Handler]] = {}
     ctx: Context
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -76,6 +78,7 @@ class Actor:
             if latest is not handler.call:
                 table[message] = Handler.of(latest)
         cls.handlers = table
+        cls.functions = {message: row for message, row in table.items() if not row.stream}
 
     async def started(self) -> None:
         """Run before the first message, at the first start and at every restart.

@@ -103,6 +103,7 @@ class Cell(Consumer):
         instance = self.factory()
         self.kind = type(instance).__name__
         self.handlers = type(instance).handlers
+        self.functions = type(instance).functions
         instance.ctx = self.context = Context(self)
         self.instance = instance
         return instance

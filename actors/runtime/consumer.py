@@ -57,6 +57,7 @@ class Consumer:
         "address",
         "current",
         "draining",
+        "functions",
         "generation",
         "handled",
         "handlers",
@@ -80,7 +81,9 @@ class Consumer:
         self.text = str(address)
         self.queue = Queue(mailbox, system.accepted)
         self.tasks: dict[asyncio.Task[None], None] = {}
+        # All of the actor's handlers, and those that are no streams.
         self.handlers: dict[Any, Handler] = {}
+        self.functions: dict[Any, Handler] = {}
         self.instance: Actor | None = None
         self.current: Any = None
         # The message whose handler has been seen to wait, and since when; else when
@@ -210,9 +213,10 @@ class Consumer:
         `_handle`, and the coroutine is written as a generator, which can yield
         `IDLE` itself: three calls less halve the cost of a message.
         """
-        queue, handlers, instance, system = self.queue, self.handlers, self.instance, self.system
-        messages, signals = queue.messages, queue.signals
-        pending, direct = system.sweep.pending, system.direct
+        queue, instance, system = self.queue, self.instance, self.system
+        messages, signals, pending = queue.messages, queue.signals, system.sweep.pending
+        # Where somebody observes or the codec is checked, everything goes the long way.
+        functions: dict[Any, Handler] = self.functions if system.direct else {}
         reply: Any
         while True:
             if signals:
@@ -223,8 +227,8 @@ class Consumer:
                 if queue.waiting and len(messages) <= queue.low:
                     queue.release()
                 if type(item) is not _TUPLE:
-                    handler = handlers.get(type(item))
-                    if handler is None or handler.stream or not direct:
+                    handler = functions.get(type(item))
+                    if handler is None:
                         yield from self._handle(item).__await__()
                     else:
                         self.handled += 1
@@ -233,14 +237,8 @@ class Consumer:
                             yield from reply
                 else:
                     future, message, deadline, _, _ = item
-                    handler = handlers.get(type(message))
-                    if (
-                        handler is None
-                        or handler.stream
-                        or not direct
-                        or deadline <= self.since
-                        or future.done()
-                    ):
+                    handler = functions.get(type(message))
+                    if handler is None or deadline <= self.since or future.done():
                         yield from self._handle(item).__await__()
                     else:
                         self.handled += 1

@@ -28,6 +28,7 @@ from covey.transport import (
     LocalProtocolError,
     Registry,
 )
+from covey.transport.link import OVERRUN
 
 from .system import System
 from .wire import decode, encode
@@ -38,7 +39,6 @@ Draw: TypeAlias = tuple[float, float] | Callable[[random.Random], float]
 #: Envelopes under way in one direction before that end is `full`; `send` refuses at four
 #: times that.
 CAPACITY: Final = 4096
-_OVERRUN: Final = 4
 
 # Payload of the last item of a direction: its sender closed the link, and why.
 _Item: TypeAlias = "tuple[float, Envelope | bytes | str]"
@@ -85,8 +85,8 @@ class SimulatedLink:
         """Let an envelope fly to the other end; see `Link.send`."""
         if self._closed is not None:
             raise LinkClosed(self.peer, self._closed)
-        if len(self.other._flying) >= CAPACITY * _OVERRUN:
-            raise LinkFull(self.peer, len(self.other._flying), CAPACITY * _OVERRUN, "envelopes")
+        if len(self.other._flying) >= CAPACITY * OVERRUN:
+            raise LinkFull(self.peer, len(self.other._flying), CAPACITY * OVERRUN, "envelopes")
         codec = self._network.codec
         item = envelope if codec is None else encode(codec, envelope)
         self._sent += 1
