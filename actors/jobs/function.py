@@ -215,14 +215,19 @@ class FunctionClients:
         job_id: str,
         seed: int,
         exclude: tuple[str, ...] = (),
+        slots: asyncio.Semaphore | None = None,
     ) -> None:
-        """Call `train` for training tasks and `evaluate` for evaluation alone."""
+        """Call `train` for training tasks and `evaluate` for evaluation alone.
+
+        `slots` limits how many calls are in threads, or suspended, at once.
+        """
         self.train = train
         self.evaluate = evaluate
         self.job_id = job_id
         self.seed = seed
         self.model = Model(exclude)
         self._slow = False
+        self._slots = slots or asyncio.Semaphore(1)
 
     async def start(self, site: str, on_metric: Callable[[Metric], None]) -> FunctionScript:
         """A client for one site."""
@@ -231,12 +236,13 @@ class FunctionClients:
     async def call(self, function: TrainFunction, params: Params, context: TrainContext) -> Any:
         """Call the function on the loop, or in a thread once it has proved slow."""
         if inspect.iscoroutinefunction(function):
-            return await cast("Awaitable[Any]", function(params, context))
-        returned, seconds = (
-            await asyncio.to_thread(_timed, function, params, context)
-            if self._slow
-            else _timed(function, params, context)
-        )
+            async with self._slots:
+                return await cast("Awaitable[Any]", function(params, context))
+        if self._slow:
+            async with self._slots:
+                returned, seconds = await asyncio.to_thread(_timed, function, params, context)
+        else:
+            returned, seconds = _timed(function, params, context)
         # Judged by the last call alone: a first one may be slow for its imports.
         self._slow = seconds > QUICK_S
         if inspect.isawaitable(returned):
@@ -254,11 +260,13 @@ def _as_model(returned: Any, task: str) -> FLModel:
     """A function may return parameters alone, metrics alone (evaluating), or both as a pair."""
     if task == "evaluate":
         return FLModel(metrics=returned)
-    if isinstance(returned, tuple) and len(cast("tuple[Any, ...]", returned)) == 2:
-        params, metrics = returned
-        return FLModel(params=params, metrics=metrics)
-    if isinstance(returned, Mapping):
-        return FLModel(params=cast("Mapping[str, Any]", returned))
+    match returned:
+        case dict() | Mapping():
+            return FLModel(params=cast("Mapping[str, Any]", returned))
+        case (params, metrics):
+            return FLModel(params=params, metrics=metrics)
+        case _:
+            pass
     raise TypeError(
         f"the train function returned {type(returned).__name__}; return the parameters, "
         "a pair (parameters, metrics), or an FLModel"

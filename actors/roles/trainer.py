@@ -207,8 +207,11 @@ class Trainer(Actor):
             path, size = str(model.path), model.size
         task = Task(msg.task, msg.round, msg.total_rounds, path, size)
         began = time.perf_counter()
-        async with asyncio.timeout(msg.deadline_s):
+        if msg.deadline_s is None:
             result = await script.run(task)
+        else:
+            async with asyncio.timeout(msg.deadline_s):
+                result = await script.run(task)
         seconds = time.perf_counter() - began
         if self._settings.restart:
             self._script = None

@@ -26,6 +26,7 @@ from .dtypes import DType, Lanes, all_finite, dtype_of, narrow
 from .layout import Buffer, Kind, Layout, StateDict, TensorSpec
 
 _PIECE_BYTES: Final = 4 << 20  # large enough that a system call costs nothing, small in memory
+_TOGETHER_BYTES: Final = 256 << 10  # beyond it copying dominates, and the scratch would be felt
 
 # Any at this border: torch may be absent from the process, and its stubs are partial.
 
@@ -76,6 +77,7 @@ class Packer:
         self._finite = finite
         self._slots = [_Slot(spec) for spec in layout.specs]
         self._runs = _runs_of(self._slots)
+        self._scratch: tuple[bytearray, list[Any]] | None = None
 
     def pack(self, state: StateDict) -> bytearray:
         """Write a state dict as one blob.
@@ -88,6 +90,51 @@ class Packer:
         """
         if state.keys() != self._names:
             self._check_names(state)
+        blob = self._pack_together(state)
+        if blob is None:
+            blob = self._pack_singly(state)
+        if self._finite:
+            self._check_finite(blob)
+        return blob
+
+    def _pack_together(self, state: StateDict) -> bytearray | None:
+        """Copy a small model of plain torch tensors in one call; None where that does not fit.
+
+        For many small tensors this takes half the time of copying them one by one.
+        """
+        torch: Any = sys.modules.get("torch")
+        if torch is None or self.layout.size > _TOGETHER_BYTES:
+            return None
+        plain = self._plain_types(torch)
+        tensors: list[Any] = []
+        for slot in self._slots:
+            value: Any = state[slot.name]
+            if (
+                type(value) not in plain
+                or value.dtype is not slot.torch_dtype
+                or value.shape != slot.shape
+                or not value.is_cpu
+                or value.layout is not slot.strided
+            ):
+                return None
+            tensors.append(value)
+        # Taken out while it is in use, so that two threads never write to one.
+        scratch, self._scratch = self._scratch, None
+        if scratch is None:
+            scratch = self._make_scratch(torch)
+        memory, views = scratch
+        with torch.no_grad():
+            torch._foreach_copy_(views, tensors)
+        blob = bytearray(memory)
+        self._scratch = scratch
+        return blob
+
+    def _make_scratch(self, torch: Any) -> tuple[bytearray, list[Any]]:
+        memory = bytearray(self.layout.size)
+        memory[: self.layout.data_start] = self.layout.header
+        return memory, [_torch_view(torch, slot, memory) for slot in self._slots]
+
+    def _pack_singly(self, state: StateDict) -> bytearray:
         blob = bytearray(self.layout.size)
         blob[: self.layout.data_start] = self.layout.header
         base = ctypes.addressof(ctypes.c_char.from_buffer(blob))
@@ -107,8 +154,6 @@ class Packer:
             else:
                 slot.check_type(value)
                 self._pack_converted(slot, value, blob)
-        if self._finite:
-            self._check_finite(blob)
         return blob
 
     def write(self, state: StateDict, fd: int, *, release: bool = False) -> None:
