@@ -1,1 +1,1 @@
-"""."""
+"""Everything that is an actor, and what actors stand on; see the packages below."""

@@ -120,10 +120,7 @@ def run(
         bool, typer.Option("--json", help="Print only the outcome, as one JSON object.")
     ] = False,
 ) -> None:
-    """Run the recipe of a Python file in the simulator, on this machine.
-
-    Options change what the file says. The same command run again after an interruption resumes.
-    """
+    """Run the recipe of a Python file in the simulator; again after an interruption, to resume."""
     from .run import RunOptions, run_file
 
     options = RunOptions(

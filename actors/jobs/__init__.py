@@ -1,1 +1,1 @@
-"""."""
+"""A job: its manifest, states, checkpoint, workflow seam, and how its clients are run."""

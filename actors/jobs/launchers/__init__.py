@@ -1,1 +1,1 @@
-"""Ways to run a training script: forked, spawned, inline. Empty, so that each imports alone."""
+"""Ways to run a client's script: forked from a template, exec'd, or inside this process."""

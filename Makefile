@@ -1,0 +1,38 @@
+# The developer interface. `make demo` and `make test` set everything up by themselves.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: install demo test check bench soak clean
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: install  ## train a small CNN on scikit-learn's digits at four simulated sites
+	$(BIN)/python examples/hello_digits/job.py
+
+test: install  ## the whole suite without the long runs
+	$(BIN)/python -m pytest -q -m 'not soak'
+
+check: install  ## lint, format, types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy -p covey
+	$(BIN)/mypy --explicit-package-bases tests benchmarks
+	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/python -m pytest -q tests/test_layout.py
+
+bench: install  ## measure; writes benchmarks/RESULTS.md
+	$(BIN)/python -m benchmarks
+
+soak: install  ## long runs: 1,000 seeds of a faulty federation
+	$(BIN)/python -m pytest -q -m soak --timeout 3600
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info covey_runs
