@@ -159,9 +159,10 @@ def test_across_rooms_imports_are_absolute_and_inside_relative(
     for path, tree in trees.items():
         room = path.parts[0]
         for node in ast.walk(tree):
-            if isinstance(node, ast.ImportFrom) and not node.level and node.module:
-                if node.module.startswith(f"covey.{room}.") or node.module == f"covey.{room}":
-                    wrong.append(f"{path}:{node.lineno} imports {node.module} absolutely")
+            if not isinstance(node, ast.ImportFrom) or node.level:
+                continue
+            if f"{node.module}.".startswith(f"covey.{room}."):
+                wrong.append(f"{path}:{node.lineno} imports {node.module} absolutely")
     assert wrong == []
 
 

@@ -21,6 +21,6 @@ async def actors(system: System, counter: Ref[Counter], speaker: Ref[Speaker]) -
 
 async def recipes() -> None:
     """Misuse recipes."""
-    FedAvgRecipe(name="typo", initial_model={}, num_round=3, train=train)  # MISTAKE: no such setting
+    FedAvgRecipe(initial_model={}, num_round=3, train=train)  # MISTAKE: no such setting
     SimEnv(num_clients="two")  # MISTAKE: not a number
     SimEnv(isolation="thread")  # MISTAKE: no such isolation

@@ -24,9 +24,9 @@ def marked() -> set[int]:
 
 def mypy(*files: str) -> dict[str, set[int]]:
     """Lines with errors by file name."""
+    bases = ("--namespace-packages", "--explicit-package-bases")
     done = subprocess.run(
-        [sys.executable, "-m", "mypy", "--strict", "--config-file", "", "--namespace-packages"]
-        + ["--explicit-package-bases", *files],
+        [sys.executable, "-m", "mypy", "--strict", "--config-file", "", *bases, *files],
         cwd=HERE,
         env=os.environ | {"MYPYPATH": f"{ROOT / '.links'}:{HERE}"},
         capture_output=True,
@@ -52,9 +52,9 @@ def pyright(tmp_path: Path, *files: str) -> dict[str, set[int]]:
         shutil.copyfile(HERE / file, tmp_path / file)
     project = tmp_path / "pyrightconfig.json"
     project.write_text(json.dumps(settings))
+    options = ("-p", str(project), "--pythonpath", sys.executable)
     done = subprocess.run(
-        [sys.executable, "-m", "pyright", "--outputjson", "-p", str(project)]
-        + ["--pythonpath", sys.executable],
+        [sys.executable, "-m", "pyright", "--outputjson", *options],
         cwd=HERE,
         capture_output=True,
         text=True,

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import assert_type
 
 import numpy as np
 import numpy.typing as npt
-from typing_extensions import assert_type
 
 from covey.actors.runtime import Actor, ActorError, Message, Pull, Ref, System, broadcast, handles
 from covey.recipes import FedAvgRecipe, Run, RunEvent, RunStatus, SimEnv, TrainContext
