@@ -10,15 +10,18 @@ from covey.actors.jobs.function import TrainFunction
 from covey.actors.roles.plan import Progress
 from covey.algorithms import (
     Aggregation,
-    AlgorithmError,
+    BadSetting,
     BestModel,
     FedAvg,
     Patience,
     StopCondition,
 )
 
-from .errors import ConfigError
+from .errors import ConfigError, did_you_mean
 from .recipe import Recipe, whole
+
+# What settings of the mathematics are called here.
+_SETTINGS = {"mode": "key_metric_mode"}
 
 
 class FedAvgRecipe(Recipe):
@@ -84,8 +87,6 @@ class FedAvgRecipe(Recipe):
             evaluate=evaluate,
             task_timeout=task_timeout,
         )
-        if patience is not None:
-            whole("patience", patience, 1)
         if isinstance(exclude_vars, str):
             raise ConfigError("exclude_vars", "is a list of names, not one text")
         self.key_metric = key_metric
@@ -94,15 +95,37 @@ class FedAvgRecipe(Recipe):
         self.patience = patience
         self.exclude_vars = tuple(exclude_vars)
         self.aggregation_weights = dict(aggregation_weights or {})
-        self._check()
+        self.check()
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """See `Recipe.check`."""
+        super().check()
+        if self.patience is not None:
+            whole("patience", self.patience, 1)
+        for setting in ("key_metric", "stop_cond"):
+            value: object = getattr(self, setting)
+            if value is not None and not isinstance(value, str):
+                raise ConfigError(setting, f"{value!r} is no text")
+        self._check_names()
         try:
             self.progress()
-            self.aggregation().answers(self.initial.layout)
-        except AlgorithmError as error:
-            setting = getattr(error, "setting", "exclude_vars")
-            raise ConfigError(setting, str(error)) from error
+            self.aggregation()
+        except BadSetting as error:
+            raise ConfigError(_SETTINGS.get(error.setting, error.setting), error.why) from error
+
+    def _check_names(self) -> None:
+        """The variables and factors that the settings name."""
+        known = self.initial.layout.by_name
+        for name in self.exclude_vars:
+            if name not in known:
+                hint = did_you_mean(str(name), known)
+                raise ConfigError("exclude_vars", f"the model has no variable {name!r}{hint}")
+        if len(set(self.exclude_vars)) == len(known):
+            raise ConfigError("exclude_vars", "leaves nothing of the model to aggregate")
+        factors: dict[str, Any] = {**self.aggregation_weights}
+        for site, factor in factors.items():
+            if isinstance(factor, bool) or not isinstance(factor, int | float):
+                raise ConfigError("aggregation_weights", f"{site} has {factor!r}, no number")
 
     def aggregation(self) -> Aggregation:
         """The weighted mean."""

@@ -84,11 +84,16 @@ class RunFolder:
         }
         try:
             (path / "logs").mkdir(parents=True)
-            write_atomically(path / CONFIG, json.dumps(config, indent=2, default=str) + "\n")
+            # Locked before it can be recognised, so that nobody takes it for one cut off.
             lock = _lock(path)
         except OSError as error:
             raise ConfigError("workspace", f"{path}: {error.strerror}") from error
         assert lock is not None
+        try:
+            write_atomically(path / CONFIG, json.dumps(config, indent=2, default=str) + "\n")
+        except OSError as error:
+            os.close(lock)
+            raise ConfigError("workspace", f"{path}: {error.strerror}") from error
         return cls(path, lock, config)
 
     @classmethod
@@ -102,8 +107,12 @@ class RunFolder:
             if seed is not None and config.get("seed") != seed:
                 continue
             lock = _lock(path)
-            if lock is not None:
+            if lock is None:
+                continue
+            # Once more: it may have finished before the lock was ours.
+            if not (path / SUMMARY).exists():
                 return cls(path, lock, config)
+            os.close(lock)
         return None
 
     def summarise(self, summary: Mapping[str, Any]) -> None:

@@ -7,8 +7,10 @@ the environment takes its manifest and its model and returns a `Run`.
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
 import json
+import os
 import re
 import shlex
 import shutil
@@ -28,11 +30,12 @@ from covey.algorithms.errors import AlgorithmError
 from covey.algorithms.tensors import InitialModel, load_initial
 
 from .checked import Checked
-from .errors import ConfigError
+from .errors import ConfigError, did_you_mean
 from .run import Run
 
 # A name becomes a folder's and part of addresses.
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,63}")
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,63}")
+NAME_RULE = "use letters, digits, '_', '-' and '.', at most 64"
 
 
 class Environment(Protocol):
@@ -91,15 +94,11 @@ class Recipe(Checked, ABC):
             raise ConfigError("train_script", "give either train_script= or train=")
         if evaluate is not None and train is None:
             raise ConfigError("evaluate", "goes with train=; a script uses flare.is_evaluate()")
-        if task_timeout is not None and not task_timeout > 0:
-            raise ConfigError("task_timeout", f"{task_timeout} s; must be more than 0, or None")
+        self.task_timeout = _checked_timeout(task_timeout)
         self.train = _checked_function("train", train)
         self.evaluate = _checked_function("evaluate", evaluate)
         self.train_script = None if train_script is None else find_script(train_script)
-        self.train_args = tuple(
-            shlex.split(train_args) if isinstance(train_args, str) else map(str, train_args)
-        )
-        self.task_timeout = task_timeout
+        self.train_args = _split(train_args)
         self.initial = _load(initial_model)
         self._from_file = initial_model if isinstance(initial_model, str | Path) else None
         self.tracking: tuple[str, ...] = ()
@@ -121,12 +120,28 @@ class Recipe(Checked, ABC):
 
     def replace(self, **settings: Any) -> Self:
         """A copy with other settings, such as `num_rounds=2`; raises `ConfigError`."""
+        known = [name for name in inspect.signature(type(self)).parameters if hasattr(self, name)]
         other = copy.copy(self)
         for key, value in settings.items():
-            if not hasattr(self, key):
-                raise ConfigError(key, f"{type(self).__name__} has no such setting")
+            if key not in known:
+                hint = did_you_mean(key, known)
+                raise ConfigError(key, f"{type(self).__name__} has no such setting{hint}")
             setattr(other, key, value)
+        other.check()
         return other
+
+    def check(self) -> None:
+        """Check the settings once more, after some were set; raise `ConfigError`."""
+        _checked_name(self.name)
+        whole("num_rounds", self.num_rounds, 1)
+        if self.min_clients is not None:
+            whole("min_clients", self.min_clients, 1)
+        if (self.train_script is None) == (self.train is None):
+            raise ConfigError("train_script", "give either train_script= or train=")
+        if self.train_script is not None:
+            self.train_script = find_script(self.train_script)
+        self.train_args = _split(self.train_args)
+        _checked_timeout(self.task_timeout)
 
     # Running ---------------------------------------------------------------
 
@@ -170,7 +185,8 @@ class Recipe(Checked, ABC):
     def _code(self) -> dict[str, str]:
         if self.train_script is not None:
             files = imports.scan(self.train_script).local
-            return {file.name: digest_of_file(file) for file in files}
+            base = self.train_script.parent
+            return {os.path.relpath(file, base): digest_of_file(file) for file in files}
         functions = {"train": self.train, "evaluate": self.evaluate}
         return {
             kind: digest_of_text(_source(function))
@@ -182,30 +198,36 @@ class Recipe(Checked, ABC):
         """Write the job as a folder: `manifest.json`, `model.safetensors` and the script's files.
 
         Raises `ConfigError` for a recipe by function, whose code is not a file,
-        and where the folder exists and is not empty.
+        and where the folder exists and is not empty, or cannot be written.
         """
         target = Path(folder)
         if self.train_script is None:
             raise ConfigError("train", "a recipe by function has no script to export")
-        if target.exists() and any(target.iterdir()):
-            raise ConfigError("folder", f"{target} exists and is not empty")
+        try:
+            if target.exists() and any(target.iterdir()):
+                raise ConfigError("folder", f"{target} exists and is not empty")
+            self._write(target, self.train_script, sites)
+        except OSError as error:
+            raise ConfigError("folder", f"{error.filename or target}: {error.strerror}") from error
+        return target
+
+    def _write(self, target: Path, script: Path, sites: Sequence[str]) -> None:
         code = target / "code"
         code.mkdir(parents=True, exist_ok=True)
-        base = self.train_script.parent
-        for file in imports.scan(self.train_script).local:
-            inside = file.relative_to(base) if file.is_relative_to(base) else Path(file.name)
+        for file in imports.scan(script).local:
+            own = file.is_relative_to(script.parent)
+            inside = file.relative_to(script.parent) if own else Path(file.name)
             (code / inside).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, code / inside)
         with (target / "model.safetensors").open("wb") as model:
             self.initial.write(model.fileno())
-        manifest = self.manifest(sites).as_dict() | {"entry": self.train_script.name}
+        manifest = self.manifest(sites).as_dict() | {"entry": script.name}
         (target / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
-        return target
 
 
 def _checked_name(name: Any) -> str:
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise ConfigError("name", f"{name!r}; use letters, digits, '_', '-' and '.', at most 64")
+    if not isinstance(name, str) or not NAME.fullmatch(name):
+        raise ConfigError("name", f"{name!r}; {NAME_RULE}")
     return name
 
 
@@ -214,6 +236,22 @@ def whole(setting: str, value: Any, least: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ConfigError(setting, f"{value!r}; must be a whole number of at least {least}")
     return value
+
+
+def _checked_timeout(seconds: Any) -> float | None:
+    if seconds is None:
+        return None
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not seconds > 0:
+        raise ConfigError("task_timeout", f"{seconds!r}; a number of seconds above 0, or None")
+    return float(seconds)
+
+
+def _split(args: str | Sequence[Any]) -> tuple[str, ...]:
+    """A script's arguments, as a shell would split them."""
+    try:
+        return tuple(shlex.split(args) if isinstance(args, str) else map(str, args))
+    except (ValueError, TypeError) as error:
+        raise ConfigError("train_args", f"{args!r}: {error}") from None
 
 
 def _checked_function(setting: str, function: Any) -> Any:
@@ -245,7 +283,9 @@ def find_script(script: str | Path) -> Path:
         if place.is_file():
             return place.resolve()
     looked = " and ".join(str(place) for place in dict.fromkeys(places))
-    raise ConfigError("train_script", f"there is no {given} (looked for {looked})")
+    near = [file.name for place in places for file in place.parent.glob("*.py")]
+    hint = did_you_mean(given.name, near)
+    raise ConfigError("train_script", f"there is no {given} (looked for {looked}){hint}")
 
 
 def _caller() -> Path:
@@ -260,7 +300,10 @@ def _caller() -> Path:
 
 def _source(function: Any) -> str:
     """A function's source, or its name where there is no source to read."""
+    bound: Any = function
+    if isinstance(function, functools.partial):
+        return f"{_source(bound.func)}\n{bound.args!r} {bound.keywords!r}"
     try:
-        return inspect.getsource(inspect.unwrap(function))
+        return inspect.getsource(inspect.unwrap(bound))
     except (OSError, TypeError):
-        return f"{function.__module__}.{getattr(function, '__qualname__', type(function))}"
+        return f"{bound.__module__}.{getattr(bound, '__qualname__', '')}"

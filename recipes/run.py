@@ -6,6 +6,7 @@ import asyncio
 import json
 import threading
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,10 @@ class Run:
         self._journal = journal
         self._status = RunStatus.SUBMITTED
         self._over = threading.Event()
+        self._waiters: list[asyncio.Future[None]] = []
         self._final: RunEvent | None = None
         self._abort: Callable[[], object] | None = None
+        self._abort_wanted = False
         self._task: asyncio.Task[None] | None = None
         journal.subscribe(self._follow)
 
@@ -85,8 +88,14 @@ class Run:
 
         Cancelling the wait leaves the run alone.
         """
-        while not self._over.is_set():
-            await asyncio.to_thread(self._over.wait, 1.0)
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        # Looked at after the waiter is in place: another thread may be finishing the run.
+        try:
+            if not self._over.is_set():
+                await waiter
+        finally:
+            self._waiters.remove(waiter)
         return self._status
 
     def join(self) -> RunStatus:
@@ -96,8 +105,10 @@ class Run:
 
     def abort(self) -> None:
         """Give the run up; it is over within a second. Nothing happens if it is over already."""
+        self._abort_wanted = True  # before `steer` it is all there is to do
         if self._abort is not None and not self._status.final:
-            self._abort()
+            with suppress(RuntimeError):  # its loop has been closed: the run is over
+                self._abort()
 
     def check(self) -> None:
         """Raise `JobFailed` or `JobAborted` if the run has ended so."""
@@ -111,8 +122,10 @@ class Run:
     # For environments ------------------------------------------------------
 
     def steer(self, abort: Callable[[], object]) -> None:
-        """Set what `abort` does."""
+        """Set what `abort` does; done at once if that has been asked for already."""
         self._abort = abort
+        if self._abort_wanted:
+            abort()
 
     def keep(self, task: asyncio.Task[None]) -> None:
         """Hold the task that the run is, for as long as somebody holds the run."""
@@ -121,6 +134,9 @@ class Run:
     def finish(self) -> None:
         """The run is over and its files are written."""
         self._over.set()
+        for waiter in tuple(self._waiters):
+            with suppress(RuntimeError):  # that loop has ended, and who waited with it
+                waiter.get_loop().call_soon_threadsafe(_wake, waiter)
 
     @property
     def final(self) -> RunEvent | None:
@@ -133,6 +149,11 @@ class Run:
         elif event.kind is EventKind.RUN_FINISHED:
             self._final = event
             self._status = RunStatus(event.data["status"])
+
+
+def _wake(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
 
 
 def _failure_text(final: RunEvent) -> str:

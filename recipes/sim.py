@@ -21,9 +21,9 @@ from covey.actors.jobs.launchers.fork import FORK_IS_SAFE, Template
 from covey.actors.jobs.launchers.imports import scan
 
 from .checked import Checked
-from .errors import ConfigError, Interrupted
+from .errors import ConfigError, Interrupted, did_you_mean
 from .folder import RunFolder, workspace_of
-from .recipe import Recipe, whole
+from .recipe import NAME, NAME_RULE, Recipe, whole
 from .run import Run
 from .simulation import Simulation
 
@@ -31,6 +31,8 @@ Isolation = Literal["process", "inline"]
 
 # Seeds are shown to people and typed again by them; 32 bits are enough for that.
 _SEED_BITS = 32
+# Given seeds travel as signed numbers of 64 bits.
+_LARGEST_SEED_BITS = 63
 
 
 class SimEnv(Checked):
@@ -80,11 +82,15 @@ class SimEnv(Checked):
     ) -> None:
         """See the class."""
         self.sites = _sites(num_clients, clients)
-        self.num_threads = whole("num_threads", num_threads or _usable_cpus(), 1)
-        self.seed = seed
+        threads = _usable_cpus() if num_threads is None else num_threads
+        self.num_threads = whole("num_threads", threads, 1)
+        self.seed = None if seed is None else whole("seed", seed, 0)
+        if seed is not None and seed >> _LARGEST_SEED_BITS:
+            raise ConfigError("seed", f"{seed}; must be less than 2**{_LARGEST_SEED_BITS}")
         self.workspace = workspace
         if isolation not in ("process", "inline"):
-            raise ConfigError("isolation", f"{isolation!r}; 'process' or 'inline'")
+            hint = did_you_mean(str(isolation), ("process", "inline"))
+            raise ConfigError("isolation", f"{isolation!r}; 'process' or 'inline'{hint}")
         self.isolation: Isolation = isolation
         self.gpus_per_client = whole("gpus_per_client", gpus_per_client, 0)
         self.gpus = _visible_gpus() if gpus_per_client else ()
@@ -95,7 +101,7 @@ class SimEnv(Checked):
         self.max_processes = whole("max_processes", max_processes, 1)
         self.restart_scripts = restart_scripts
         self.torch_threads = whole("torch_threads", torch_threads, 1)
-        self.resume = resume and not os.environ.get("COVEY_FRESH")
+        self.resume = resume and os.environ.get("COVEY_FRESH", "0") in ("", "0")
         self.verbose = verbose
         self.progress = progress
         self.template = template
@@ -109,14 +115,14 @@ class SimEnv(Checked):
     def execute(self, recipe: Recipe) -> Run:
         """Run to the end; see `Recipe.execute`."""
         simulation = self._prepare(recipe)
-        if _loop_is_running():
-            _in_thread(simulation).join()
-        else:
-            try:
+        try:
+            if _loop_is_running():
+                _beside_a_loop(simulation)
+            else:
                 with asyncio.Runner(loop_factory=_loop_factory()) as runner:
                     runner.run(simulation.run())
-            except KeyboardInterrupt:
-                raise Interrupted(simulation.resume_hint) from None
+        except KeyboardInterrupt:
+            raise Interrupted(simulation.resume_hint) from None
         simulation.outcome.check()
         return simulation.outcome
 
@@ -137,8 +143,11 @@ class SimEnv(Checked):
         """Run in a task of the running loop; see `Recipe.start`."""
         simulation = self._prepare(recipe)
         task = asyncio.create_task(_quietly(simulation.run()))
-        # The loop itself holds tasks weakly; the run is what its user holds.
+        # The loop itself holds tasks weakly, and its user need not hold the run.
+        _started.add(task)
+        task.add_done_callback(_started.discard)
         simulation.outcome.keep(task)
+        await asyncio.sleep(0)  # from here on a cancellation finds the run begun, and ends it
         return simulation.outcome
 
     # Preparation -----------------------------------------------------------
@@ -151,14 +160,21 @@ class SimEnv(Checked):
             )
         for site in recipe_sites(recipe):
             if site not in self.sites:
-                raise ConfigError("aggregation_weights", f"names {site!r}, which is no client")
+                why = f"names {site!r}, which is no client{did_you_mean(site, self.sites)}"
+                raise ConfigError("aggregation_weights", why)
         template, preload = self._preload(recipe)
+        folder: RunFolder | None = None
         try:
             folder = self._folder(recipe)
             return Simulation(self, recipe, folder, template, preload)
-        except BaseException:
+        except BaseException as error:
             if template is not None:
                 template.kill()
+            if folder is not None:
+                folder.close()
+            if isinstance(error, OSError):
+                why = f"{error.filename or workspace_of(self.workspace)}: {error.strerror}"
+                raise ConfigError("workspace", why) from error
             raise
 
     def _preload(self, recipe: Recipe) -> tuple[Template | None, tuple[str, ...]]:
@@ -208,6 +224,10 @@ class SimEnv(Checked):
         return RunFolder.create(workspace, manifest, seed, environment)
 
 
+# Runs that `start` began and that are not over.
+_started: set[asyncio.Task[None]] = set()
+
+
 def recipe_sites(recipe: Recipe) -> list[str]:
     """The sites that a recipe's settings name."""
     return list(recipe.settings().get("aggregation_weights", ()))
@@ -216,9 +236,13 @@ def recipe_sites(recipe: Recipe) -> list[str]:
 def _sites(number: int, names: Sequence[str] | None) -> tuple[str, ...]:
     if names is None:
         return tuple(f"site-{i}" for i in range(1, whole("num_clients", number, 1) + 1))
-    sites = tuple(names)
+    sites: tuple[Any, ...] = tuple(names)
     if isinstance(names, str) or not sites or len(set(sites)) != len(sites):
         raise ConfigError("clients", "give a list of different names")
+    for site in sites:
+        # A name becomes part of addresses, and the name of its log.
+        if not isinstance(site, str) or not NAME.fullmatch(site):
+            raise ConfigError("clients", f"{site!r}; {NAME_RULE}")
     if "server" in sites or "global" in sites:
         raise ConfigError("clients", "'server' and 'global' are taken")
     return sites
@@ -254,6 +278,17 @@ def _loop_factory() -> Any:
     except ImportError:
         return None
     return uvloop.new_event_loop
+
+
+def _beside_a_loop(simulation: Simulation) -> None:
+    """Run to the end in a thread while this one, which has a loop, waits (a notebook)."""
+    run = _in_thread(simulation)
+    try:
+        run.join()
+    except KeyboardInterrupt:
+        simulation.interrupt()
+        run.join()
+        raise
 
 
 def _in_thread(simulation: Simulation) -> Run:

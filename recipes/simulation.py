@@ -6,8 +6,8 @@ import asyncio
 import gc
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AsyncExitStack, contextmanager
+from collections.abc import Callable, Generator, Mapping
+from contextlib import AsyncExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,6 +40,11 @@ if TYPE_CHECKING:
 
 # Sites that are started at once: enough to overlap their handshakes.
 _STARTING = 256
+
+# What an interrupted run says, and the most its job gets to end its scripts: they
+# are killed, which takes milliseconds.
+_INTERRUPTED = "interrupted"
+_INTERRUPT_S = 1.0
 
 # About 10 MB of objects of a hundred bytes before the collector looks at them.
 COLLECT_OBJECTS = 100_000
@@ -75,6 +80,8 @@ class Simulation:
         self._slots = asyncio.Semaphore(env.num_threads)
         self._done = asyncio.Event()
         self._systems: list[System] = []
+        self._task: asyncio.Task[Any] | None = None
+        self._interrupted = False
 
     @property
     def resume_hint(self) -> str:
@@ -110,12 +117,15 @@ class Simulation:
 
     async def run(self) -> None:
         """Run to the end. Cancelling ends it within a second, to be resumed later."""
+        self._task = asyncio.current_task()
+        if self._interrupted:
+            self.interrupt()
         try:
             async with AsyncExitStack() as stack:
                 stack.enter_context(_patient_collector())
                 await self._simulate(stack)
         except (asyncio.CancelledError, KeyboardInterrupt):
-            self._end_early(RunStatus.ABORTED, "interrupted")
+            self._end_early(RunStatus.ABORTED, _INTERRUPTED)
             raise
         except Exception as error:
             self._end_early(RunStatus.FAILED, str(error) or repr(error))
@@ -124,6 +134,13 @@ class Simulation:
             self._summarise()
         finally:
             self._close()
+
+    def interrupt(self) -> None:
+        """Cancel `run`, from another thread and also before it has begun."""
+        self._interrupted = True
+        if self._task is not None:
+            with suppress(RuntimeError):  # its loop has been closed: the run is over
+                self._task.get_loop().call_soon_threadsafe(self._task.cancel)
 
     async def _simulate(self, stack: AsyncExitStack) -> None:
         registry = Registry(*runtime_messages(), *role_messages())
@@ -137,20 +154,27 @@ class Simulation:
         await self._start_sites(system, registry, trainer)
         job: Ref[Job] = await server.ask(RunJob(self._plan()))
         loop = asyncio.get_running_loop()
-        self.outcome.steer(partial(loop.call_soon_threadsafe, self._abort, system, job))
-        await self._done.wait()
+        abort = partial(self._abort, job, "aborted by its user")
+        self.outcome.steer(partial(loop.call_soon_threadsafe, abort))
+        try:
+            await self._done.wait()
+        except asyncio.CancelledError:
+            await self._interrupt(job)
+            raise
 
     def _system(self, name: str, registry: Registry) -> System:
         return System(name, registry=registry, seed=self._folder.seed)
 
-    def _abort(self, system: System, job: Ref[Job]) -> None:
-        async def tell() -> None:
-            try:
-                await job.tell(Abort("aborted by its user"))
-            except ActorError:
-                return  # the job has ended meanwhile
+    def _abort(self, job: Ref[Job], reason: str) -> None:
+        with suppress(ActorError):  # the job has ended meanwhile
+            self._aborting = job.tell(Abort(reason))
 
-        self._aborting = system.loop.create_task(tell())
+    async def _interrupt(self, job: Ref[Job]) -> None:
+        """Have the job end as for an abort, so that no script's end is taken for a failure."""
+        self._abort(job, _INTERRUPTED)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_INTERRUPT_S):
+                await self._done.wait()
 
     async def _start_sites(
         self, server: System, registry: Registry, trainer: Callable[[str, str], TrainerSettings]
@@ -183,8 +207,9 @@ class Simulation:
         await system.spawn(lambda: Site(site, upstream, partial(trainer, site)), name="site")
 
     async def _drain_sites(self) -> None:
-        for system in reversed(self._systems):
-            await system.drain()
+        systems = self._systems[::-1]
+        for begin in range(0, len(systems), _STARTING):
+            await asyncio.gather(*(s.drain() for s in systems[begin : begin + _STARTING]))
 
     def _plan(self) -> JobPlan:
         recipe, env = self._recipe, self._env
@@ -200,7 +225,7 @@ class Simulation:
             checkpoint=self._checkpoint,
             version=self._version,
             progress=self._progress,
-            record=self._journal.record,
+            record=self._record,
             crashed=partial(self._end_early, RunStatus.FAILED),
             task_deadline_s=recipe.task_timeout,
             workflow=recipe.workflow,
@@ -307,6 +332,11 @@ class Simulation:
 
     # The end ---------------------------------------------------------------
 
+    def _record(self, event: RunEvent) -> None:
+        """Journal what the job tells, to the end and no further."""
+        if self.outcome.final is None:
+            self._journal.record(event)
+
     def _end_early(self, status: RunStatus, error: str) -> None:
         """Tell the end of a run whose job could not."""
         if self.outcome.final is not None:
@@ -323,55 +353,77 @@ class Simulation:
 
     def _summarise(self) -> None:
         """Write `summary.json`; drop what only a resumed run would need."""
+        summary = self._summary()
+        try:
+            self._folder.summarise(summary)
+        except OSError:
+            self._checkpoint.discard()  # on a full disk it makes room for the summary
+            try:
+                self._folder.summarise(summary)
+            except OSError as error:
+                text = f"cannot write {error.filename}: {error.strerror}"
+                self._journal.record(RunEvent(EventKind.NOTICE, data={"text": text}))
+        self._checkpoint.discard()
+
+    def _summary(self) -> dict[str, Any]:
         final = self.outcome.final
         assert final is not None
         folder, best = self._folder.path, self._progress.best
-        self._folder.summarise(
-            {
-                "id": self._folder.id,
-                "name": self._recipe.name,
-                "status": final.data["status"],
-                "error": final.data["error"],
-                "site": final.site,
-                "rounds": final.data["rounds"],
-                "seconds": round(final.time - self._began, 3),
-                "key_metric": best.key_metric,
-                "best_round": best.version,
-                "best_value": best.value,
-                "model": MODEL,
-                "best_model": BEST if (folder / BEST).exists() else None,
-                "seed": self._folder.seed,
-                "started": self._folder.config["created"],
-                "finished": time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime(final.time)),
-            }
-        )
-        self._checkpoint.discard()
+        return {
+            "id": self._folder.id,
+            "name": self._recipe.name,
+            "status": final.data["status"],
+            "error": final.data["error"],
+            "site": final.site,
+            "rounds": final.data["rounds"],
+            "seconds": round(final.time - self._began, 3),
+            "key_metric": best.key_metric,
+            "best_round": best.version,
+            "best_value": best.value,
+            "model": MODEL,
+            "best_model": BEST if (folder / BEST).exists() else None,
+            "seed": self._folder.seed,
+            "started": self._folder.config["created"],
+            "finished": time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime(final.time)),
+        }
 
     def _close(self) -> None:
-        self._journal.close()
-        for tracker in self._trackers:
-            tracker.close()
-        if self._console is not None:
-            self._console.close()
-        self._blobs.close()
-        self._folder.close()
-        self.outcome.finish()
+        """Let go of everything, whatever the disk says: somebody may wait for the end."""
+        closers = [self._journal.close, *(tracker.close for tracker in self._trackers)]
+        try:
+            for close in closers:
+                with suppress(OSError):  # a full disk; what was written is whole
+                    close()
+            if self._console is not None:
+                self._console.close()
+            self._blobs.close()
+        finally:
+            self._folder.close()
+            self.outcome.finish()
 
 
 @contextmanager
-def _patient_collector() -> Iterator[None]:
+def _patient_collector() -> Generator[None]:
     """Look for cycles of garbage less often while thousands of actors live.
 
     Python's collector looks at every young object each 700 allocations, and a
     round makes many that are all in use: it was measured at a third of the time
-    of a round of 1,000 sites. The threshold is put back afterwards.
+    of a round of 1,000 sites. The threshold is put back after the last of the runs
+    that go on at once.
     """
-    before = gc.get_threshold()
+    before = _thresholds[0] if _thresholds else gc.get_threshold()
+    _thresholds.append(before)
     gc.set_threshold(max(before[0], COLLECT_OBJECTS), *before[1:])
     try:
         yield
     finally:
-        gc.set_threshold(*before)
+        _thresholds.pop()
+        if not _thresholds:
+            gc.set_threshold(*before)
+
+
+# One entry for each run that goes on: the threshold from before the first of them.
+_thresholds: list[tuple[int, int, int]] = []
 
 
 def _tracker(kind: str, folder: Path) -> Any:

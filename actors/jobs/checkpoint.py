@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, cast
@@ -36,7 +36,7 @@ class Checkpoint:
         return self._own / f"model-{version}.safetensors"
 
     @contextmanager
-    def writing(self, version: int) -> Iterator[int]:
+    def writing(self, version: int) -> Generator[int]:
         """Give a file descriptor to write a version to; it becomes the version's file at the end.
 
         An error inside leaves nothing behind. Raises `OSError` as the disk does.
@@ -56,12 +56,14 @@ class Checkpoint:
             raise
 
     def commit(self, version: int, state: Mapping[str, Any]) -> None:
-        """Make `version` the one that counts, with the state that belongs to it."""
-        write_atomically(self._own / STATE, json.dumps({"version": version, **state}))
+        """Make `version` the one that counts, with the state that belongs to it.
+
+        The version that `state["best_version"]` names stays on disk as well.
+        """
+        state = {"version": version, **state}
+        write_atomically(self._own / STATE, json.dumps(state))
         link(self.path(version), self.folder / MODEL)
-        for stray in self._own.glob("model-*"):
-            if stray != self.path(version):
-                stray.unlink()
+        self._sweep(state)
 
     def mark_best(self, version: int) -> None:
         """Let `best_model.safetensors` name a version that is still on disk."""
@@ -70,18 +72,36 @@ class Checkpoint:
     def load(self) -> dict[str, Any] | None:
         """The committed state with its `version`, None where nothing was committed.
 
-        Sweeps away what a kill left half done.
+        Puts right what a kill left half done: the models' names are those of the
+        committed state again, and everything else is swept away.
         """
         try:
-            state: Any = json.loads((self._own / STATE).read_text())
-        except (FileNotFoundError, json.JSONDecodeError):
+            read: object = json.loads((self._own / STATE).read_text())
+        except (FileNotFoundError, ValueError):
             return None
-        version = state.get("version") if isinstance(state, dict) else None
+        state = cast("dict[str, Any]", read) if isinstance(read, dict) else {}
+        version = state.get("version")
         if not isinstance(version, int) or not self.path(version).is_file():
             return None
-        for stray in self._own.glob("*.partial"):
-            stray.unlink()
-        return cast("dict[str, Any]", state)
+        link(self.path(version), self.folder / MODEL)
+        self._restore_best(state.get("best_version"))
+        self._sweep(state)
+        return state
+
+    def _restore_best(self, version: int | None) -> None:
+        """Take back a best model that was marked and not committed."""
+        if version is None:
+            (self.folder / BEST).unlink(missing_ok=True)
+        elif self.path(version).is_file():
+            link(self.path(version), self.folder / BEST)
+
+    def _sweep(self, state: Mapping[str, Any]) -> None:
+        """Remove all that the committed state does not name."""
+        versions = (state["version"], state.get("best_version"))
+        kept = {self._own / STATE, *(self.path(v) for v in versions if v is not None)}
+        for stray in self._own.iterdir():
+            if stray not in kept:
+                stray.unlink()
 
     def discard(self) -> None:
         """Remove the checkpoint of a run that needs it no more; the models' names stay."""
@@ -89,13 +109,22 @@ class Checkpoint:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Replace a small file as one step: readers see the old or the new text, never a part."""
+    """Replace a small file as one step: readers see the old or the new text, never a part.
+
+    Raises `OSError` with the file's name; nothing is left behind then.
+    """
     partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        error.filename = str(path)  # a full disk is told by write(), which knows no name
+        with suppress(OSError):
+            partial.unlink()
+        raise
 
 
 def link(source: Path, name: Path) -> None:
@@ -111,3 +140,6 @@ def link(source: Path, name: Path) -> None:
     except OSError:
         shutil.copyfile(source, partial)
     partial.replace(name)
+    # Renaming one name of a file to another of the same file does nothing, says POSIX.
+    with suppress(FileNotFoundError):
+        partial.unlink()

@@ -9,11 +9,19 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
+import threading
+from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
-from covey.algorithms import Aggregation, BadUpdate, Contribution, NonFiniteUpdate, UpdateInfo, fold
+from covey.algorithms import (
+    Aggregation,
+    BadSetting,
+    BadUpdate,
+    Contribution,
+    NonFiniteUpdate,
+    UpdateInfo,
+    fold,
+)
 from covey.algorithms.tensors import Layout, ParamsType
 
 from ..downloads.blobs import Blob, BlobRef, Blobs
@@ -41,6 +49,7 @@ class Aggregator(Actor):
         self._checkpoint = checkpoint
         self._round = -1
         self._model: BlobRef | None = None
+        self._open = False
         self._counted: set[tuple[str, int]] = set()
         self._updates: list[tuple[str, Update, float]] = []
 
@@ -48,6 +57,7 @@ class Aggregator(Actor):
     def begin(self, msg: Begin) -> None:
         """Expect updates of a round."""
         self._round = msg.round
+        self._open = True
         self._model = msg.model
         self._counted.clear()
         self._updates.clear()
@@ -57,6 +67,8 @@ class Aggregator(Actor):
         """Count an update, unless it has counted, comes late, or does not fit."""
         if msg.round != self._round:
             return Counted("late", f"round {msg.round} is over; this is round {self._round}")
+        if not self._open:
+            return Counted("late", f"round {msg.round} is being aggregated")
         if self._is_repetition(msg):
             return Counted("duplicate")
         try:
@@ -89,52 +101,68 @@ class Aggregator(Actor):
         """
         if msg.round != self._round or self._model is None:
             raise Rejected("wrong-round", f"this is round {self._round}, not {msg.round}")
-        order = {site: place for place, site in enumerate(msg.sites)}
-        updates = [update for update in self._updates if update[0] in order]
-        updates.sort(key=lambda update: order[update[0]])
-        unfit: dict[str, str] = {}
+        self._open = False  # what comes now would count without being folded
+        updates, unfit = self._pull(msg.sites)
         while updates:
             try:
-                await self._offload(len(updates), partial(self._fold, msg.round + 1, updates))
+                await self._offload(msg.round + 1, updates)
             except NonFiniteUpdate as error:
                 unfit[error.site] = str(error)
-                updates = [update for update in updates if update[0] != error.site]
+                updates = [update for update in updates if update.site != error.site]
+            except BadSetting as error:
+                raise Rejected("nothing-to-aggregate", error.why) from error
             except OSError as error:
                 path = self._checkpoint.path(msg.round + 1)
-                raise Rejected(
-                    "disk", f"cannot write {path}: {os.strerror(error.errno or 0)}"
-                ) from error
+                why = f"cannot write {path}: {os.strerror(error.errno or 0)}"
+                raise Rejected("disk", why) from error
             else:
-                return self._next_model(msg.round + 1, [site for site, *_ in updates], unfit)
+                return self._next_model(msg.round + 1, [update.site for update in updates], unfit)
         text = "; ".join(unfit.values()) or "no update came in"
         raise Rejected("nothing-to-aggregate", text)
+
+    def _pull(self, sites: Sequence[str]) -> tuple[list[Contribution], dict[str, str]]:
+        """The round's updates in the order of `sites`, and whose cannot be had any more."""
+        taken = {site: (update, weight) for site, update, weight in self._updates}
+        updates: list[Contribution] = []
+        gone: dict[str, str] = {}
+        for site in sites:
+            if site not in taken:
+                continue
+            update, weight = taken[site]
+            assert update.tensors is not None  # checked when it was counted
+            try:
+                buffer = self._blobs.open(update.tensors.rid).buffer
+            except BlobError as error:
+                gone[site] = f"its update is gone: {error}"
+            else:
+                updates.append(Contribution(site, weight, ParamsType(update.params_type), buffer))
+        return updates, gone
 
     def _next_model(self, version: int, sites: list[str], unfit: dict[str, str]) -> Stepped:
         blob = Blob.of_file(self._checkpoint.path(version))
         model = BlobRef(self._blobs.register(blob), blob.size)
         return Stepped(model, tuple(sites), unfit)
 
-    async def _offload(self, updates: int, work: Callable[[], Any]) -> None:
-        if updates * self._layout.size <= INLINE_BYTES:
-            work()
-        else:
-            await asyncio.to_thread(work)
+    async def _offload(self, version: int, updates: list[Contribution]) -> None:
+        unwanted = threading.Event()
+        if len(updates) * self._layout.size <= INLINE_BYTES:
+            self._fold(version, updates, unwanted)
+            return
+        try:
+            await asyncio.to_thread(self._fold, version, updates, unwanted)
+        finally:
+            unwanted.set()  # cancelled, nobody waits for the thread any more
 
-    def _fold(self, version: int, updates: list[tuple[str, Update, float]]) -> None:
+    def _fold(self, version: int, updates: list[Contribution], unwanted: threading.Event) -> None:
+        def check() -> None:
+            if unwanted.is_set():
+                raise asyncio.CancelledError
+
         assert self._model is not None
-        contributions = [
-            Contribution(
-                site,
-                weight,
-                ParamsType(update.params_type),
-                self._blobs.open(update.tensors.rid).buffer,
-            )
-            for site, update, weight in updates
-            if update.tensors is not None
-        ]
         old = self._blobs.open(self._model.rid).buffer
         with self._checkpoint.writing(version) as fd:
-            fold(old, self._layout, contributions, self._rule, partial(_write_all, fd))
+            write = partial(_write_all, fd)
+            fold(old, self._layout, updates, self._rule, write, checkpoint=check)
 
 
 def _write_all(fd: int, data: memoryview) -> None:

@@ -19,9 +19,8 @@ from typing import TYPE_CHECKING
 from covey.client.messages import Metric, Task
 
 from ..downloads.blobs import BlobRef, Blobs
-from ..downloads.errors import BlobError
 from ..jobs.function import FunctionFailed
-from ..jobs.launchers.errors import LauncherError, ScriptError, ScriptFailed
+from ..jobs.launchers.errors import ScriptFailed
 from ..jobs.launchers.script import Script
 from ..runtime import Actor, ActorError, Message, Ref, Stopped, handles
 from .messages import Assign, Failure, Streamed, Submit, Taken, Update
@@ -37,13 +36,11 @@ RETRY_S = (0.05, 5.0)
 # A script that is told to end gets this long to write its own files.
 SCRIPT_GRACE_S = 2.0
 
-WEIGHT_KEY = "NUM_STEPS_CURRENT_ROUND"
-
-
 # Streamed values a trainer holds while the job is slow; the oldest go first,
 # since the newest say most about where training is.
 METRICS_KEPT = 10_000
 
+# What scripts call the number of steps they trained in `meta`: their weight in the mean.
 WEIGHT_KEY = "NUM_STEPS_CURRENT_ROUND"
 
 
@@ -75,6 +72,10 @@ class Worked(Message["Trainer", None]):
     key: tuple[str, int, int]
 
 
+class Superseded(Exception):
+    """A task was given up for another one; nobody waits for its outcome."""
+
+
 class Trainer(Actor):
     """Runs the tasks of one job at one site."""
 
@@ -88,17 +89,23 @@ class Trainer(Actor):
         self._working: tuple[str, int, int] | None = None
         self._latest: tuple[str, int, int] | None = None
         self._round = 0
-        self._blob: BlobRef | None = None
+        # The updates made for a task, which may be asked of any of them.
+        self._task: tuple[str, int] | None = None
+        self._kept: list[BlobRef] = []
         self._metrics: deque[Streamed] = deque(maxlen=METRICS_KEPT)
         self._flushing = False
 
     async def started(self) -> None:
         """Begin starting the script, so that it is ready when the first task comes."""
         if self._settings.warm:
-            self._starting = asyncio.get_running_loop().create_future()
-            self.ctx.run(self._settings.start(self._on_metric), self._warm)
+            self._start()
 
-    def _warm(self, result: Script | Exception) -> None:
+    def _start(self) -> asyncio.Future[Script]:
+        self._starting = starting = asyncio.get_running_loop().create_future()
+        self.ctx.run(self._settings.start(self._on_metric), self._on_start)
+        return starting
+
+    def _on_start(self, result: Script | Exception) -> None:
         starting = self._starting
         if starting is not None and not starting.done():
             if isinstance(result, Exception):
@@ -124,8 +131,11 @@ class Trainer(Actor):
         """Take a task, unless it is the one at work or the one just done."""
         key = (msg.task, msg.round, msg.attempt)
         if key not in (self._working, self._latest):
-            # The next task says that the last update has been folded or given up.
-            self._release()
+            if key[:2] != self._task:
+                # The next task says that the last update has been folded or given up;
+                # another attempt does not.
+                self._release()
+                self._task = key[:2]
             if self._working is not None:
                 self._abandon()
             self._working = key
@@ -136,9 +146,12 @@ class Trainer(Actor):
     @handles
     def worked(self, msg: Worked) -> None:
         """Be free for the next task."""
-        self._latest = msg.key
         if self._working == msg.key:
-            self._working = None
+            self._working, self._latest = None, msg.key
+
+    def _superseded(self, msg: Assign) -> bool:
+        """Whether another task has taken the place of this one."""
+        return self._working != (msg.task, msg.round, msg.attempt)
 
     def _abandon(self) -> None:
         """Give up the task at work: a late answer would be taken for that of the next one."""
@@ -147,59 +160,61 @@ class Trainer(Actor):
             self._script = None
 
     def _release(self) -> None:
-        blob, self._blob = self._blob, None
-        if blob is not None:
+        kept, self._kept = self._kept, []
+        for blob in kept:
             self._settings.blobs.release(blob.rid)
 
     # One task --------------------------------------------------------------
 
     async def _work(self, msg: Assign) -> None:
         outcome = await self._outcome(msg)
-        if self._working == (msg.task, msg.round, msg.attempt):
+        if not self._superseded(msg):
             await self._flush()
             await self._submit(Submit(self._settings.site, msg.task, msg.round, outcome))
 
     async def _outcome(self, msg: Assign) -> Update | Failure:
         slots = self._settings.slots
         try:
-            script = await self._ready()
             if slots is None:
-                return await self._run(script, msg)
+                return await self._run(await self._ready(), msg)
+            if not self._settings.restart:
+                await self._ready()  # outside of the slot: it may start while others train
             async with slots:
-                return await self._run(script, msg)
-        except ScriptFailed as error:
+                return await self._run(await self._ready(), msg)
+        except Exception as error:
+            # Whatever it is, the job waits for an answer and must get one.
+            return self._failed(error, msg)
+
+    def _failed(self, error: Exception, msg: Assign) -> Failure:
+        """Give up what cannot be used again; put the failure as data."""
+        own = not isinstance(error, FunctionFailed)
+        fatal = own and not self._settings.restart
+        if own and not self._superseded(msg) and (not fatal or not isinstance(error, ScriptFailed)):
+            self._abandon()  # a script that raised, and is not to come again, ends by itself
+        if isinstance(error, ScriptFailed):
             fault = error.fault
-            return Failure(
-                fault.kind,
-                fault.text,
-                fault.file,
-                fault.line,
-                fault.source_line,
-                fault.traceback,
-                fatal=not isinstance(error, FunctionFailed) and not self._settings.restart,
-            )
-        except TimeoutError:
-            self._abandon()
+            place = (fault.file, fault.line, fault.source_line, fault.traceback)
+            return Failure(fault.kind, fault.text, *place, fatal=fatal)
+        if isinstance(error, TimeoutError) and msg.deadline_s is not None:
             text = f"no answer within {msg.deadline_s:g} s, the task's deadline"
-            return Failure("DeadlinePassed", text, fatal=not self._settings.restart)
-        except (ScriptError, LauncherError, BlobError) as error:
-            self._script = None
-            return Failure(type(error).__name__, str(error), fatal=not self._settings.restart)
+            return Failure("DeadlinePassed", text, fatal=fatal)
+        return Failure(type(error).__name__, str(error), fatal=fatal)
 
     async def _ready(self) -> Script:
         """The script, started if need be."""
-        if self._script is None:
-            starting = self._starting
-            if starting is not None:
-                await asyncio.wait([starting])
+        while self._script is None:
+            starting = self._starting or self._start()
+            await asyncio.wait([starting])
+            # A task that was given up may have waited for the same start.
+            if self._starting is starting:
                 self._starting = None
                 self._script = starting.result()
-            else:
-                self._script = await self._settings.start(self._on_metric)
         return self._script
 
     async def _run(self, script: Script, msg: Assign) -> Update:
         """Have the script work on the task; make its answer an update."""
+        if self._superseded(msg):
+            raise Superseded
         blobs = self._settings.blobs
         path, size = None, 0
         if msg.model is not None:
@@ -214,13 +229,18 @@ class Trainer(Actor):
                 result = await script.run(task)
         seconds = time.perf_counter() - began
         if self._settings.restart:
-            self._script = None
+            if self._script is script:
+                self._script = None
             await script.stop(SCRIPT_GRACE_S)
-        answer, blob = result.answer, result.blob
-        if blob is not None:
-            self._blob = BlobRef(blobs.register(blob), blob.size)
+        answer, tensors = result.answer, None
+        if result.blob is not None:
+            if self._superseded(msg):
+                result.blob.close()
+                raise Superseded
+            tensors = BlobRef(blobs.register(result.blob), result.blob.size)
+            self._kept.append(tensors)
         return Update(
-            tensors=self._blob,
+            tensors=tensors,
             params_type=answer.params_type,
             weight=_weight(answer.meta.get(WEIGHT_KEY)),
             metrics=answer.metrics,
