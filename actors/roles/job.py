@@ -23,14 +23,20 @@ from ..runtime import (
     Actor,
     ActorError,
     Address,
+    AskTimeout,
     Down,
+    MailboxFull,
     Message,
+    Reason,
     Ref,
     Rejected,
     Restart,
+    Stopped,
+    Unreachable,
     broadcast,
     handles,
 )
+from ..runtime.border import LEASE_S
 from .aggregator import Aggregator
 from .messages import (
     Assign,
@@ -52,6 +58,8 @@ from .rounds import Round
 from .site import Site
 from .trainer import Trainer
 
+# Errors that pass when a link comes back or a node has started.
+PASSING = (AskTimeout, MailboxFull, Stopped, Unreachable)
 # Answers to these are immediate; the time is for a loaded network.
 PUSH_TIMEOUT_S = 30.0
 # A trainer's end is bounded by its script's grace; this is past it.
@@ -95,8 +103,10 @@ class Job(Actor):
         self._version = plan.version
         self._round: Round | None = None
         self._settled: asyncio.Future[None] | None = None
-        self._aborted: asyncio.Future[str] | None = None
+        self._cut_short: asyncio.Future[Outcome] | None = None
         self._attempts = 0
+        self._calls = 0
+        self._sought: dict[str, None] = {}
         self._ending = False
         self._best = False
         self._heard = 0.0
@@ -108,7 +118,7 @@ class Job(Actor):
     async def started(self) -> None:
         """Begin the workflow."""
         plan = self._plan
-        self._aborted = asyncio.get_running_loop().create_future()
+        self._cut_short = asyncio.get_running_loop().create_future()
         self._aggregator = await self.ctx.spawn(
             lambda: Aggregator(plan.rule, plan.layout, plan.blobs, plan.checkpoint),
             name="aggregator",
@@ -120,20 +130,20 @@ class Job(Actor):
         )
         self._touch()
         self.ctx.every(1.0, Watchdog())
-        self.ctx.run(self._live(self._aborted), _ended)
+        self.ctx.run(self._live(self._cut_short), _ended)
 
-    async def _live(self, aborted: asyncio.Future[str]) -> Outcome:
-        """Run the workflow to its end, or to an abort."""
+    async def _live(self, cut_short: asyncio.Future[Outcome]) -> Outcome:
+        """Run the workflow to its end, or until it is cut short."""
         work = asyncio.ensure_future(self._work())
         try:
-            both: set[asyncio.Future[Any]] = {work, aborted}
+            both: set[asyncio.Future[Any]] = {work, cut_short}
             await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
         finally:
             if not work.done():
                 work.cancel()
                 await asyncio.wait([work])
-        if aborted.done():
-            return Outcome(RunStatus.ABORTED, aborted.result())
+        if cut_short.done():
+            return cut_short.result()
         try:
             work.result()
         except QuorumLost as error:
@@ -144,7 +154,7 @@ class Job(Actor):
 
     async def _work(self) -> None:
         self._adopt(self._plan.version)
-        await self._deploy(self._plan.sites)
+        await self._deploy()
         await self._plan.workflow(self)
 
     def _without_quorum(self, error: QuorumLost) -> Outcome:
@@ -189,19 +199,52 @@ class Job(Actor):
     @handles
     def abort(self, msg: Abort) -> None:
         """Give the job up."""
-        if self._aborted is not None and not self._aborted.done():
-            self._aborted.set_result(msg.reason)
+        self._cut(Outcome(RunStatus.ABORTED, msg.reason))
 
-    async def _deploy(self, sites: tuple[str, ...]) -> None:
-        """Have each site make its trainer, and watch it."""
-        me = self.ctx.ref.text
-        refs = {self.ctx.system.lookup(Address(site, "site"), Site): site for site in sites}
-        answers = await broadcast(refs, Deploy(self._plan.id, me), timeout=PUSH_TIMEOUT_S)
+    def _cut(self, outcome: Outcome) -> None:
+        """End the workflow where it is; the first word counts."""
+        if self._cut_short is not None and not self._cut_short.done():
+            self._cut_short.set_result(outcome)
+
+    async def _deploy(self) -> None:
+        """Have each site make its trainer; one out of reach has a lease's time to come back."""
+        sites = {self._site(site): site for site in self._plan.sites}
+        answers = await broadcast(sites, self._call_for_trainer(), timeout=PUSH_TIMEOUT_S)
+        missing: list[tuple[str, ActorError]] = []
         for ref, answer in answers.items():
             if isinstance(answer, Deployed):
-                self._employ(refs[ref], answer.trainer)
+                self._employ(sites[ref], answer.trainer)
             else:
-                self._lose(refs[ref], Failure(type(answer).__name__, str(answer)))
+                missing.append((sites[ref], answer))
+        until = self.ctx.now + LEASE_S
+        await asyncio.gather(*(self._deploy_again(*each, until) for each in missing))
+
+    async def _deploy_again(self, site: str, error: ActorError, until: float) -> None:
+        """Call for the trainer of a site that did not answer, as long as it makes sense."""
+        pause, longest = RETRY_S
+        while isinstance(error, PASSING) and self.ctx.now < until and not self._ending:
+            await asyncio.sleep(pause * self.ctx.rng.uniform(0.5, 1.0))
+            pause = min(longest, pause * 2)
+            try:
+                call = self._call_for_trainer()
+                answer = await self._site(site).ask(call, timeout=PUSH_TIMEOUT_S)
+            except ActorError as failed:
+                error = failed
+            else:
+                self._employ(site, answer.trainer)
+                return
+        if self._ending:
+            return
+        self._lose(site, Failure(type(error).__name__, str(error)))
+        if isinstance(error, PASSING):
+            self._seek(site)
+
+    def _site(self, site: str) -> Ref[Site]:
+        return self.ctx.system.lookup(Address(site, "site"), Site)
+
+    def _call_for_trainer(self) -> Deploy:
+        self._calls += 1
+        return Deploy(self._plan.id, self.ctx.ref.text, self._calls)
 
     def _employ(self, site: str, address: str) -> None:
         trainer = self.ctx.system.lookup(address, Trainer)
@@ -213,7 +256,7 @@ class Job(Actor):
     async def _retire(self, *, kill: bool) -> None:
         for trainer in self._trainers.values():
             self.ctx.unwatch(trainer)
-        refs = [self.ctx.system.lookup(Address(site, "site"), Site) for site in self._plan.sites]
+        refs = [self._site(site) for site in self._plan.sites]
         await broadcast(refs, Retire(self._plan.id, kill), timeout=RETIRE_TIMEOUT_S)
 
     # What the workflow sees ------------------------------------------------
@@ -245,6 +288,7 @@ class Job(Actor):
             self._spoil(site, text)
         assert self._round is not None
         if not self._round.met:
+            self._plan.blobs.release(stepped.model.rid)
             raise self._quorum_lost(self._round)
         self._version = round + 1
         self._plan.checkpoint.commit(self._version, self._plan.progress.state())
@@ -289,9 +333,8 @@ class Job(Actor):
         self._record(EventKind.ROUND_STARTED, number, data={"sites": len(sites), "task": task})
         self._touch()
         if not work.settled:
-            await self._push(work)
-            if not work.settled:
-                await self._settled
+            self.ctx.run(self._push(work), lambda _: None)
+            await self._settled
         if work.hopeless or (minimum and not work.met):
             raise self._quorum_lost(work)
         return work
@@ -305,13 +348,18 @@ class Job(Actor):
         self._attempts += 1
         msg = self._assignment(work)
         asks = {
-            site: self._trainers[site].ask(msg, timeout=PUSH_TIMEOUT_S) for site in work.waiting
+            self._trainers[site].ask(msg, timeout=PUSH_TIMEOUT_S): site for site in work.waiting
         }
-        for site, ask in asks.items():
-            try:
-                await ask
-            except ActorError:
-                self.ctx.run(self._push_again(work, site, msg), lambda _: None)
+        try:
+            while asks:
+                await asyncio.wait(asks, return_when=asyncio.FIRST_EXCEPTION)
+                for ask in [ask for ask in asks if ask.done()]:
+                    site = asks.pop(ask)
+                    if ask.exception() is not None:
+                        self.ctx.run(self._push_again(work, site, msg), lambda _: None)
+        finally:
+            for ask in asks:
+                ask.cancel()
 
     def _assignment(self, work: Round) -> Assign:
         plan = self._plan
@@ -327,12 +375,17 @@ class Job(Actor):
         )
 
     async def _push_again(self, work: Round, site: str, msg: Assign) -> None:
+        trainer = self._trainers[site]
         pause, longest = RETRY_S
-        while work is self._round and site in work.waiting:
+        while True:
             await asyncio.sleep(pause * self.ctx.rng.uniform(0.5, 1.0))
             pause = min(longest, pause * 2)
+            if work is not self._round or site not in work.waiting:
+                return
+            if self._trainers[site] is not trainer:
+                return  # its next trainer has a task of its own
             with suppress(ActorError):
-                await self._trainers[site].ask(msg, timeout=PUSH_TIMEOUT_S)
+                await trainer.ask(msg, timeout=PUSH_TIMEOUT_S)
                 return
 
     def _check_settled(self) -> None:
@@ -358,8 +411,11 @@ class Job(Actor):
         if work.task == "train":
             counted = await self._aggregator.ask(Contribute(site, work.number, update))
         else:
-            counted = Counted("accepted" if site in work.waiting else "duplicate")
-        if counted.verdict == "accepted":
+            counted = Counted("duplicate" if site in work.done else "accepted")
+        # A submission that was withdrawn while the aggregator counted it comes again
+        # as a duplicate that this actor has not seen.
+        missed = counted.verdict == "duplicate" and site not in work.done
+        if counted.verdict == "accepted" or missed:
             if update.evaluates:
                 self._plan.progress.evaluators[site] = None
             work.finish(site, update)
@@ -401,23 +457,33 @@ class Job(Actor):
 
     @handles
     def down(self, msg: Down) -> None:
-        """A trainer is gone: its site is out until it registers again."""
+        """A trainer is gone: its site is out until it registers again, or can be reached again."""
         site = self._sites_by_trainer.pop(msg.address, None)
-        if site is not None and not self._ending:
-            self._lose(
-                site, Failure(f"Trainer{msg.reason.value.title()}", msg.detail or msg.address)
-            )
+        if site is None or self._ending or self._trainers[site].text != msg.address:
+            return
+        self._lose(site, Failure(f"Trainer{msg.reason.value.title()}", msg.detail or msg.address))
+        if msg.reason is Reason.UNREACHABLE:
+            self._seek(site)
 
     @handles
     def returned(self, msg: Returned) -> None:
         """A site has started anew: give it a trainer and the round's task."""
-        if not self._ending:
-            self.ctx.run(self._welcome_back(msg.site), lambda _: None)
+        self._seek(msg.site)
+
+    def _seek(self, site: str) -> None:
+        """Look for a site until it answers or the job ends."""
+        if site not in self._sought and not self._ending:
+            self._sought[site] = None
+            self.ctx.run(self._welcome_back(site), lambda _: None)
 
     async def _welcome_back(self, site: str) -> None:
-        await self._deploy((site,))
+        before = self._trainers.get(site), site in self._out
+        await self._deploy_again(site, Unreachable(site), float("inf"))
+        del self._sought[site]
+        if site in self._out or before == (self._trainers.get(site), False):
+            return  # it cannot work, or has never been away
         work = self._round
-        if work is not None and site not in self._out and site not in work.done:
+        if work is not None and site not in work.done:
             work.reopen(site)
             self._attempts += 1
             await self._push_again(work, site, self._assignment(work))
@@ -436,7 +502,10 @@ class Job(Actor):
         site: str | None = None,
         data: Mapping[str, Any] | None = None,
     ) -> None:
-        self._plan.record(RunEvent(kind, round, site, data or {}))
+        try:
+            self._plan.record(RunEvent(kind, round, site, data or {}))
+        except OSError as error:  # a full disk; whoever told of the event is not to blame
+            self._cut(Outcome(RunStatus.FAILED, _text(error), None, self._version))
 
     def _record_update(self, work: Round, site: str, update: Update) -> None:
         self._record(
@@ -520,4 +589,6 @@ def _ended(result: Outcome | Exception) -> Ended:
 def _text(error: Exception) -> str:
     if isinstance(error, Rejected):
         return error.text or error.code
-    return f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else str(error)
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"cannot write {error.filename}: {error.strerror}"
+    return str(error)

@@ -44,10 +44,18 @@ class Registered(Record, id=101):
 
 @dataclass(frozen=True, slots=True)
 class Deploy(Message["Site", "Deployed"], id=102):
-    """Make a trainer for a job; `reply_to` is the job actor's address."""
+    """Make a trainer for a job, or name the one there is.
+
+    Attributes:
+        job: Id of the job.
+        reply_to: The job actor's address.
+        attempt: Counts the job's calls for trainers: no two trainers of a job have one
+            address, so that news of the end of one is never taken for that of the next.
+    """
 
     job: str
     reply_to: str
+    attempt: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,9 @@
 
 It registers with the server over the one link that the site opened, and makes
 one trainer per job. What a trainer runs, and how, is settled here at the site
-and never by a message.
+and never by a message. Death watch tells it of a job that is over although
+nobody could say so, and of a server that was lost for longer than the lease:
+then it registers again.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ..runtime import Actor, ActorError, Address, Mailbox, Ref, Restart, handles
+from ..runtime import Actor, ActorError, Address, Down, Mailbox, Ref, Restart, handles
 from .messages import Deploy, Deployed, Register, Retire
 from .trainer import Trainer, TrainerSettings
 
@@ -20,7 +22,8 @@ if TYPE_CHECKING:
 
 # A registration is answered at once; a lost one is sent again after this.
 REGISTER_TIMEOUT_S = 10.0
-RETRY_S = 0.2
+# Between two tries, doubled up to the second number.
+RETRY_S = (0.2, 5.0)
 
 
 class Site(Actor):
@@ -34,18 +37,24 @@ class Site(Actor):
         self._server = server
         self._settings = trainer
         self._trainers: dict[str, Ref[Trainer]] = {}
+        # Whose end is watched: the jobs' ids by their addresses.
+        self._jobs: dict[str, str] = {}
 
     async def started(self) -> None:
         """Register, for as long as it takes."""
         self.ctx.run(self._register(), lambda _: None)
 
     async def _register(self) -> None:
+        pause, longest = RETRY_S
         while True:
             try:
                 await self._server.ask(Register(self._name), timeout=REGISTER_TIMEOUT_S)
-                return
             except ActorError:
-                await asyncio.sleep(RETRY_S * self.ctx.rng.uniform(0.5, 1.5))
+                await asyncio.sleep(pause * self.ctx.rng.uniform(0.5, 1.5))
+                pause = min(longest, pause * 2)
+            else:
+                self.ctx.watch(self._server)
+                return
 
     @handles
     async def deploy(self, msg: Deploy) -> Deployed:
@@ -58,12 +67,15 @@ class Site(Actor):
             job = self.ctx.system.lookup(Address.parse(msg.reply_to), Job)
             trainer = await self.ctx.spawn(
                 lambda: Trainer(settings, job, msg.job),
-                name=f"trainer-{msg.job}",
+                name=f"trainer-{msg.job}-{msg.attempt}",
                 mailbox=Mailbox(16),
                 # A script does not survive its trainer, so neither does the job here.
                 restart=Restart.never(),
             )
             self._trainers[msg.job] = trainer
+            self._jobs[msg.reply_to] = msg.job
+            self.ctx.watch(trainer)
+            self.ctx.watch(job)
         return Deployed(trainer.text)
 
     @handles
@@ -72,3 +84,16 @@ class Site(Actor):
         trainer = self._trainers.pop(msg.job, None)
         if trainer is not None:
             await self.ctx.system.stop(trainer, "killed" if msg.kill else "the job is over")
+
+    @handles
+    async def down(self, msg: Down) -> None:
+        """Act on the end, or the loss, of the server, a job, or a trainer."""
+        if msg.address == self._server.text:
+            self.ctx.run(self._register(), lambda _: None)
+        elif msg.address in self._jobs:
+            await self.retire(Retire(self._jobs.pop(msg.address)))
+        else:
+            for job, trainer in self._trainers.items():
+                if trainer.text == msg.address:
+                    del self._trainers[job]
+                    return

@@ -135,14 +135,19 @@ class Border:
         self._leases.pop(node, None)
         self.arrivals.lease_over(node)
         for number, (watcher, ref, notify) in list(self._watches.items()):
-            if self.route(ref.address.node) is None:
+            if self._gone(ref):
                 self._drop_watch(number, watcher, ref)
                 notify(Down(ref.text, Reason.UNREACHABLE, reason))
         for ask, _, _ in list(self._asks.values()):
             ref = ask[3]
-            if self.route(ref.address.node) is None:
+            if self._gone(ref):
                 error = Unreachable(ref.text, f"its link was lost for {self._lease:g} s")
                 self._system.sweep.settle(ask, None, error)
+
+    def _gone(self, ref: Ref[Any]) -> bool:
+        """Whether no link leads to an actor's node, nor may come back within a lease."""
+        node = ref.address.node
+        return self.route(node) is None and node not in self._leases
 
     # Outgoing --------------------------------------------------------------
 
