@@ -346,6 +346,7 @@ class Simulation:
             "status": status.value,
             "error": error,
             "rounds": self._version,
+            "key_metric": best.key_metric,
             "best_round": best.version,
             "best_value": best.value,
         }

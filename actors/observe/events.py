@@ -16,14 +16,17 @@ from typing import Any
 class EventKind(StrEnum):
     """What happened; the comment lists the keys of `data`."""
 
-    RUN_STARTED = "run.started"  # name, rounds, sites (count), seed, folder, resumed_round | None
+    # name, rounds, sites (count), job, seed, folder, resumed_round | None, tracking (list)
+    RUN_STARTED = "run.started"
     ROUND_STARTED = "round.started"  # sites (count), task
     SITE_FINISHED = "site.finished"  # task, weight, seconds, bytes, metrics {name: float}
     SITE_FAILED = "site.failed"  # kind, text, file, line, source_line, traceback, fatal
     METRIC = "metric"  # key, value, step | None, type ("scalar" | "text" | ...)
     WAITING = "waiting"  # task, sites (names, at most 5), count, seconds
     ROUND_FINISHED = "round.finished"  # task, ok, failed, seconds, bytes, metrics, best (bool)
-    RUN_FINISHED = "run.finished"  # status, error, site, seconds, rounds, best_round, best_value
+    # status, error, rounds, key_metric, best_round, best_value; where a script failed, also
+    # kind, file, line, source_line, traceback
+    RUN_FINISHED = "run.finished"
     NOTICE = "notice"  # text
 
 

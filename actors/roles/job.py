@@ -11,14 +11,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from covey.client.messages import TaskName
 
 from ..downloads.blobs import Blob, BlobRef
 from ..jobs.states import RunStatus
-from ..observe.events import EventKind, RunEvent
 from ..runtime import (
     Actor,
     ActorError,
@@ -56,6 +55,7 @@ from .messages import (
 from .plan import JobPlan, Outcome, QuorumLost
 from .rounds import Round
 from .site import Site
+from .telling import Telling
 from .trainer import Trainer
 
 # Errors that pass when a link comes back or a node has started.
@@ -65,10 +65,6 @@ PUSH_TIMEOUT_S = 30.0
 # A trainer's end is bounded by its script's grace; this is past it.
 RETIRE_TIMEOUT_S = 10.0
 RETRY_S = (0.05, 5.0)
-# After this much silence the run says what it waits for, and again after twice
-# as long, so that a night's training makes no page of lines.
-SILENCE_S = 5.0
-NAMED_SITES = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,27 +104,22 @@ class Job(Actor):
         self._calls = 0
         self._sought: dict[str, None] = {}
         self._ending = False
-        self._best = False
-        self._heard = 0.0
-        self._patience_s = SILENCE_S
         self._aggregator: Ref[Aggregator]
+        self._telling: Telling
 
     # The job's life --------------------------------------------------------
 
     async def started(self) -> None:
         """Begin the workflow."""
         plan = self._plan
+        self._telling = Telling(plan, asyncio.get_running_loop().time, self._disk_refused)
         self._cut_short = asyncio.get_running_loop().create_future()
         self._aggregator = await self.ctx.spawn(
             lambda: Aggregator(plan.rule, plan.layout, plan.blobs, plan.checkpoint),
             name="aggregator",
             restart=Restart.never(),
         )
-        self._record(
-            EventKind.RUN_STARTED,
-            data={"name": plan.name, "rounds": plan.rounds, "sites": len(plan.sites), **plan.info},
-        )
-        self._touch()
+        self._telling.started()
         self.ctx.every(1.0, Watchdog())
         self.ctx.run(self._live(self._cut_short), _ended)
 
@@ -175,25 +166,7 @@ class Job(Actor):
         self.ctx.cancel_timers()
         outcome = msg.outcome
         await self._retire(kill=outcome.status is not RunStatus.COMPLETED)
-        best = self._plan.progress.best
-        failure = outcome.failure
-        self._record(
-            EventKind.RUN_FINISHED,
-            outcome.round,
-            outcome.site,
-            {
-                "status": outcome.status.value,
-                "error": outcome.error,
-                "rounds": self._version,
-                "best_round": best.version,
-                "best_value": best.value,
-                "kind": failure.kind if failure else "",
-                "file": failure.file if failure else "",
-                "line": failure.line if failure else 0,
-                "source_line": failure.source_line if failure else "",
-                "traceback": failure.traceback if failure else "",
-            },
-        )
+        self._telling.finished(outcome, self._version)
         self.ctx.stop()
 
     @handles
@@ -277,7 +250,7 @@ class Job(Actor):
         sites = [site for site in self._plan.sites if site not in self._out]
         began = self.ctx.now
         work = await self._run_round("train", round, sites, self._plan.minimum)
-        self._finish_round(work, self.ctx.now - began)
+        self._telling.round_finished(work, self.ctx.now - began, self._model.size)
         return work.metrics()
 
     async def step(self, round: int) -> None:
@@ -318,7 +291,7 @@ class Job(Actor):
             return
         began = self.ctx.now
         work = await self._run_round("evaluate", round, sites, 0)
-        self._finish_round(work, self.ctx.now - began)
+        self._telling.round_finished(work, self.ctx.now - began, self._model.size)
         if work.done and self._plan.progress.best.offer(round, work.metrics()):
             self._plan.checkpoint.mark_best(round)
             self._plan.checkpoint.commit(round, self._plan.progress.state())
@@ -330,8 +303,7 @@ class Job(Actor):
     ) -> Round:
         self._round = work = Round.of(task, number, minimum, sites)
         self._settled = asyncio.get_running_loop().create_future()
-        self._record(EventKind.ROUND_STARTED, number, data={"sites": len(sites), "task": task})
-        self._touch()
+        self._telling.round_started(work)
         if not work.settled:
             self.ctx.run(self._push(work), lambda _: None)
             await self._settled
@@ -389,7 +361,7 @@ class Job(Actor):
                 return
 
     def _check_settled(self) -> None:
-        self._touch()
+        self._telling.touch()
         settled = self._settled
         if settled is not None and not settled.done() and self._round and self._round.settled:
             settled.set_result(None)
@@ -419,7 +391,7 @@ class Job(Actor):
             if update.evaluates:
                 self._plan.progress.evaluators[site] = None
             work.finish(site, update)
-            self._record_update(work, site, update)
+            self._telling.update(work, site, update)
         elif counted.verdict == "refused":
             self._lose(site, Failure("BadUpdate", counted.text, fatal=False))
         self._check_settled()
@@ -428,13 +400,7 @@ class Job(Actor):
     @handles
     def streamed(self, msg: Streamed) -> None:
         """Record a value of a curve."""
-        self._record(
-            EventKind.METRIC,
-            msg.round,
-            msg.site,
-            {"key": msg.key, "value": msg.value, "step": msg.step, "type": msg.type},
-        )
-        self._touch()
+        self._telling.streamed(msg)
 
     def _lose(self, site: str, failure: Failure) -> None:
         """Count a site's failure, once; note whether it is out for good."""
@@ -445,7 +411,7 @@ class Job(Actor):
         work = self._round
         if (work is None or not work.fail(site, failure)) and not failure.fatal:
             return
-        self._record_failure(site, failure)
+        self._telling.failure(work.number if work else None, site, failure)
         self._check_settled()
 
     def _spoil(self, site: str, text: str) -> None:
@@ -453,7 +419,7 @@ class Job(Actor):
         assert self._round is not None
         failure = Failure("BadUpdate", text, fatal=False)
         self._round.spoil(site, failure)
-        self._record_failure(site, failure)
+        self._telling.failure(self._round.number, site, failure)
 
     @handles
     def down(self, msg: Down) -> None:
@@ -488,95 +454,18 @@ class Job(Actor):
             self._attempts += 1
             await self._push_again(work, site, self._assignment(work))
 
-    # Telling ---------------------------------------------------------------
-
     def _adopt(self, version: int) -> None:
         """Register the version on disk as the current model."""
         blob = Blob.of_file(self._plan.checkpoint.path(version))
         self._model = BlobRef(self._plan.blobs.register(blob), blob.size)
 
-    def _record(
-        self,
-        kind: EventKind,
-        round: int | None = None,
-        site: str | None = None,
-        data: Mapping[str, Any] | None = None,
-    ) -> None:
-        try:
-            self._plan.record(RunEvent(kind, round, site, data or {}))
-        except OSError as error:  # a full disk; whoever told of the event is not to blame
-            self._cut(Outcome(RunStatus.FAILED, _text(error), None, self._version))
-
-    def _record_update(self, work: Round, site: str, update: Update) -> None:
-        self._record(
-            EventKind.SITE_FINISHED,
-            work.number,
-            site,
-            {
-                "task": work.task,
-                "weight": update.weight,
-                "seconds": update.seconds,
-                "bytes": update.tensors.size if update.tensors else 0,
-                "metrics": dict(update.metrics),
-            },
-        )
-
-    def _record_failure(self, site: str, failure: Failure) -> None:
-        data = {
-            "kind": failure.kind,
-            "text": failure.text,
-            "file": failure.file,
-            "line": failure.line,
-            "source_line": failure.source_line,
-            "traceback": failure.traceback,
-            "fatal": failure.fatal,
-        }
-        number = self._round.number if self._round else None
-        self._record(EventKind.SITE_FAILED, number, site, data)
-
-    def _finish_round(self, work: Round, seconds: float) -> None:
-        metrics = work.metrics()
-        best = replace(self._plan.progress.best).offer(work.number, metrics)
-        sent = self._model.size * (len(work.done) + len(work.failed))
-        received = sum(u.tensors.size for u in work.done.values() if u.tensors is not None)
-        self._record(
-            EventKind.ROUND_FINISHED,
-            work.number,
-            data={
-                "task": work.task,
-                "ok": len(work.done),
-                "failed": len(work.failed),
-                "seconds": seconds,
-                "bytes": sent + received,
-                "metrics": metrics,
-                "best": best,
-            },
-        )
-
-    def _touch(self) -> None:
-        """Something has happened."""
-        self._heard = self.ctx.now
-        self._patience_s = SILENCE_S
+    def _disk_refused(self, error: OSError) -> None:
+        self._cut(Outcome(RunStatus.FAILED, _text(error), None, self._version))
 
     @handles
     def watchdog(self, msg: Watchdog) -> None:
         """Say what is waited for, if it has been long."""
-        silent = self.ctx.now - self._heard
-        work = self._round
-        if silent < self._patience_s or work is None or not work.waiting:
-            return
-        self._patience_s *= 2
-        names = [site for site, _ in zip(work.waiting, range(NAMED_SITES), strict=False)]
-        self._record(
-            EventKind.WAITING,
-            work.number,
-            data={
-                "task": work.task,
-                "sites": names,
-                "count": len(work.waiting),
-                "seconds": silent,
-            },
-        )
+        self._telling.silence(self._round)
 
 
 def _ended(result: Outcome | Exception) -> Ended:

@@ -1,0 +1,145 @@
+"""What a job tells of itself: the events of a run, each made in one place.
+
+Decides what an event says and when silence has lasted long enough to be told;
+the job decides what happens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from ..observe.events import EventKind, RunEvent
+from .messages import Failure, Streamed, Update
+from .plan import JobPlan, Outcome
+from .rounds import Round
+
+# After this much silence the run says what it waits for, and again after twice
+# as long, so that a night's training makes no page of lines.
+SILENCE_S = 5.0
+NAMED_SITES = 5
+
+
+class Telling:
+    """Records a job's events.
+
+    Args:
+        plan: The job's plan, with the callback that takes events.
+        now: The clock, in seconds.
+        refused: Told of an `OSError` from that callback: the disk is full.
+    """
+
+    def __init__(
+        self, plan: JobPlan, now: Callable[[], float], refused: Callable[[OSError], None]
+    ) -> None:
+        """Begin with nothing told."""
+        self._plan = plan
+        self._now = now
+        self._refused = refused
+        self._heard = now()
+        self._patience_s = SILENCE_S
+
+    def _record(
+        self,
+        kind: EventKind,
+        round: int | None,
+        site: str | None,
+        data: Mapping[str, Any],
+    ) -> None:
+        try:
+            self._plan.record(RunEvent(kind, round, site, data))
+        except OSError as error:
+            self._refused(error)  # whoever told of the event is not to blame
+
+    def started(self) -> None:
+        """The job has begun."""
+        plan = self._plan
+        data = {"name": plan.name, "rounds": plan.rounds, "sites": len(plan.sites), **plan.info}
+        self._record(EventKind.RUN_STARTED, None, None, data)
+
+    def round_started(self, work: Round) -> None:
+        """A round has begun."""
+        data = {"sites": len(work.waiting), "task": work.task}
+        self._record(EventKind.ROUND_STARTED, work.number, None, data)
+        self.touch()
+
+    def update(self, work: Round, site: str, update: Update) -> None:
+        """A site's update counts."""
+        data = {
+            "task": work.task,
+            "weight": update.weight,
+            "seconds": update.seconds,
+            "bytes": update.tensors.size if update.tensors else 0,
+            "metrics": dict(update.metrics),
+        }
+        self._record(EventKind.SITE_FINISHED, work.number, site, data)
+
+    def failure(self, number: int | None, site: str, failure: Failure) -> None:
+        """A site has failed."""
+        data = {"text": failure.text, "fatal": failure.fatal, **_place(failure)}
+        self._record(EventKind.SITE_FAILED, number, site, data)
+
+    def streamed(self, msg: Streamed) -> None:
+        """A script streams a value."""
+        data = {"key": msg.key, "value": msg.value, "step": msg.step, "type": msg.type}
+        self._record(EventKind.METRIC, msg.round, msg.site, data)
+        self.touch()
+
+    def round_finished(self, work: Round, seconds: float, model_bytes: int) -> None:
+        """A round is over; `model_bytes` went to each of its sites."""
+        metrics = work.metrics()
+        best = replace(self._plan.progress.best).offer(work.number, metrics)
+        sent = model_bytes * (len(work.done) + len(work.failed))
+        received = sum(u.tensors.size for u in work.done.values() if u.tensors is not None)
+        data = {
+            "task": work.task,
+            "ok": len(work.done),
+            "failed": len(work.failed),
+            "seconds": seconds,
+            "bytes": sent + received,
+            "metrics": metrics,
+            "best": best,
+        }
+        self._record(EventKind.ROUND_FINISHED, work.number, None, data)
+
+    def finished(self, outcome: Outcome, version: int) -> None:
+        """The job is over, at this version of the model."""
+        best = self._plan.progress.best
+        data: dict[str, Any] = {
+            "status": outcome.status.value,
+            "error": outcome.error,
+            "rounds": version,
+            "key_metric": best.key_metric,
+            "best_round": best.version,
+            "best_value": best.value,
+        }
+        if outcome.failure is not None:
+            data |= _place(outcome.failure)
+        self._record(EventKind.RUN_FINISHED, outcome.round, outcome.site, data)
+
+    def touch(self) -> None:
+        """Something has happened: the silence is over."""
+        self._heard = self._now()
+        self._patience_s = SILENCE_S
+
+    def silence(self, work: Round | None) -> None:
+        """Say what is waited for, if nothing has happened for long."""
+        silent = self._now() - self._heard
+        if silent < self._patience_s or work is None or not work.waiting:
+            return
+        self._patience_s *= 2
+        names = [site for site, _ in zip(work.waiting, range(NAMED_SITES), strict=False)]
+        data = {"task": work.task, "sites": names, "count": len(work.waiting), "seconds": silent}
+        self._record(EventKind.WAITING, work.number, None, data)
+
+
+def _place(failure: Failure) -> dict[str, Any]:
+    """Where a failure is in the user's own code."""
+    return {
+        "kind": failure.kind,
+        "file": failure.file,
+        "line": failure.line,
+        "source_line": failure.source_line,
+        "traceback": failure.traceback,
+    }
