@@ -35,7 +35,6 @@ from ..runtime import (
     broadcast,
     handles,
 )
-from ..runtime.border import LEASE_S
 from .aggregator import Aggregator
 from .messages import (
     Assign,
@@ -62,6 +61,10 @@ from .trainer import Trainer
 PASSING = (AskTimeout, MailboxFull, Stopped, Unreachable)
 # Answers to these are immediate; the time is for a loaded network.
 PUSH_TIMEOUT_S = 30.0
+# A site whose link breaks again and again, and is never gone for a lease, has this
+# long to make its trainer before the first round begins without it.
+DEPLOY_PATIENCE_S = 600.0
+FOR_EVER = float("inf")
 # A trainer's end is bounded by its script's grace; this is past it.
 RETIRE_TIMEOUT_S = 10.0
 RETRY_S = (0.05, 5.0)
@@ -180,7 +183,7 @@ class Job(Actor):
             self._cut_short.set_result(outcome)
 
     async def _deploy(self) -> None:
-        """Have each site make its trainer; one out of reach has a lease's time to come back."""
+        """Have each site make its trainer; one whose link broke has time to come back."""
         sites = {self._site(site): site for site in self._plan.sites}
         answers = await broadcast(sites, self._call_for_trainer(), timeout=PUSH_TIMEOUT_S)
         missing: list[tuple[str, ActorError]] = []
@@ -189,13 +192,15 @@ class Job(Actor):
                 self._employ(sites[ref], answer.trainer)
             else:
                 missing.append((sites[ref], answer))
-        until = self.ctx.now + LEASE_S
+        until = self.ctx.now + DEPLOY_PATIENCE_S
         await asyncio.gather(*(self._deploy_again(*each, until) for each in missing))
 
     async def _deploy_again(self, site: str, error: ActorError, until: float) -> None:
         """Call for the trainer of a site that did not answer, as long as it makes sense."""
         pause, longest = RETRY_S
-        while isinstance(error, PASSING) and self.ctx.now < until and not self._ending:
+        while isinstance(error, PASSING) and not self._ending:
+            if self.ctx.now >= until or not (until == FOR_EVER or self.ctx.system.reaches(site)):
+                break
             await asyncio.sleep(pause * self.ctx.rng.uniform(0.5, 1.0))
             pause = min(longest, pause * 2)
             try:
@@ -444,7 +449,7 @@ class Job(Actor):
 
     async def _welcome_back(self, site: str) -> None:
         before = self._trainers.get(site), site in self._out
-        await self._deploy_again(site, Unreachable(site), float("inf"))
+        await self._deploy_again(site, Unreachable(site), FOR_EVER)
         del self._sought[site]
         if site in self._out or before == (self._trainers.get(site), False):
             return  # it cannot work, or has never been away

@@ -135,19 +135,18 @@ class Border:
         self._leases.pop(node, None)
         self.arrivals.lease_over(node)
         for number, (watcher, ref, notify) in list(self._watches.items()):
-            if self._gone(ref):
+            if not self.reaches(ref.address.node):
                 self._drop_watch(number, watcher, ref)
                 notify(Down(ref.text, Reason.UNREACHABLE, reason))
         for ask, _, _ in list(self._asks.values()):
             ref = ask[3]
-            if self._gone(ref):
+            if not self.reaches(ref.address.node):
                 error = Unreachable(ref.text, f"its link was lost for {self._lease:g} s")
                 self._system.sweep.settle(ask, None, error)
 
-    def _gone(self, ref: Ref[Any]) -> bool:
-        """Whether no link leads to an actor's node, nor may come back within a lease."""
-        node = ref.address.node
-        return self.route(node) is None and node not in self._leases
+    def reaches(self, node: str) -> bool:
+        """Whether a link leads to a node, or may come back within its lease."""
+        return self.route(node) is not None or node in self._leases
 
     # Outgoing --------------------------------------------------------------
 

@@ -252,6 +252,10 @@ class System:
         """Use `link` for its peer's node; as `default`, for all nodes without one of their own."""
         self.border.attach(link, default)
 
+    def reaches(self, node: str) -> bool:
+        """Whether a link leads to a node, or was lost so lately that it may come back."""
+        return node == self.name or self.border.reaches(node)
+
     def next_turn(self, done: asyncio.Future[T]) -> asyncio.Future[T]:
         """A future that gets the outcome of one that is done in the next turn of the loop."""
         future: asyncio.Future[T] = self.loop.create_future()
