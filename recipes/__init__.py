@@ -11,7 +11,7 @@ from covey.actors.jobs.states import RunStatus
 from covey.actors.observe.events import EventKind, RunEvent
 from covey.algorithms import partition
 
-from .errors import ConfigError, Interrupted, JobAborted, JobFailed, RecipeError
+from .errors import ConfigError, JobAborted, JobFailed, RecipeError
 from .fedavg import FedAvgRecipe
 from .recipe import Environment, Recipe
 from .run import Run
@@ -23,7 +23,6 @@ __all__ = [
     "Environment",
     "EventKind",
     "FedAvgRecipe",
-    "Interrupted",
     "JobAborted",
     "JobFailed",
     "Recipe",

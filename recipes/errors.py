@@ -57,10 +57,6 @@ class JobAborted(RecipeError):
         self.run = run
 
 
-class Interrupted(KeyboardInterrupt):
-    """Ctrl-C during a run, after everything has been ended; says how to go on."""
-
-
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`; did you mean 'x'?` for the nearest of the known names, else nothing."""
     near = difflib.get_close_matches(name, list(known), n=1)

@@ -21,7 +21,7 @@ from covey.actors.jobs.launchers.fork import FORK_IS_SAFE, Template
 from covey.actors.jobs.launchers.imports import scan
 
 from .checked import Checked
-from .errors import ConfigError, Interrupted, did_you_mean
+from .errors import ConfigError, did_you_mean
 from .folder import RunFolder, workspace_of
 from .recipe import NAME, NAME_RULE, Recipe, whole
 from .run import Run
@@ -122,7 +122,8 @@ class SimEnv(Checked):
                 with asyncio.Runner(loop_factory=_loop_factory()) as runner:
                     runner.run(simulation.run())
         except KeyboardInterrupt:
-            raise Interrupted(simulation.resume_hint) from None
+            # This very class: Python ends by SIGINT for no subclass, and shells see 130.
+            raise KeyboardInterrupt(simulation.resume_hint) from None
         simulation.outcome.check()
         return simulation.outcome
 

@@ -156,8 +156,8 @@ class Lab:
     def clean_up(self) -> None:
         """End what a failing test left behind."""
         for process in self._processes:
-            if process.poll() is None:
-                process.kill()
+            process.kill()
+            if process.stdout is not None and not process.stdout.closed:
                 process.communicate(timeout=GUARD_S)
 
     # What is left ----------------------------------------------------------
