@@ -20,19 +20,17 @@ from typing import Any, TypeAlias, cast
 import numpy as np
 
 from covey.algorithms import AlgorithmError, derive, generator
-from covey.algorithms.tensors import Layout, Packer
 from covey.client import FLModel, ParamsType
 from covey.client.messages import Answer, Metric, Task
 
-from ..downloads.blobs import Blob
 from .launchers.errors import Fault, ScriptError, ScriptFailed
 from .launchers.script import Outcome
+from .parameters import Parameters, Params
 
 # A call that holds the loop longer than this goes to a thread from then on:
 # progress lines and Ctrl-C stay prompt.
 QUICK_S = 0.005
 
-Params: TypeAlias = "dict[str, Any]"
 TrainFunction: TypeAlias = Callable[[Params, "TrainContext"], Any]
 
 
@@ -107,35 +105,6 @@ class TrainContext:
         self._on_metric(Metric(key, float(value), step))
 
 
-class Model:
-    """The global model as all functions of a process see it: read once a round, copied for each."""
-
-    def __init__(self, exclude: tuple[str, ...]) -> None:
-        """Leave `exclude` out of updates."""
-        self._exclude = exclude
-        self._key: tuple[str, int] | None = None
-        self._bytes = b""
-        self._layout: Layout | None = None
-        self._packer: Packer
-        self._updates: Packer
-
-    def params(self, path: str, round: int) -> Params:
-        """A private, writable copy of the model's tensors."""
-        if self._key != (path, round):
-            self._bytes = Path(path).read_bytes()
-            layout = Layout.parse(self._bytes, size=len(self._bytes))
-            if layout != self._layout:
-                self._layout = layout
-                self._packer = Packer(layout)
-                self._updates = Packer(layout.without(self._exclude), ignore=self._exclude)
-            self._key = (path, round)
-        return self._packer.unpack(bytearray(self._bytes))
-
-    def pack(self, params: Mapping[str, Any]) -> Blob:
-        """An update's blob."""
-        return Blob.of_bytes(self._updates.pack(params))
-
-
 class FunctionScript:
     """A client whose "script" is a function; see `launchers.script.Script`."""
 
@@ -158,9 +127,9 @@ class FunctionScript:
         assert task.model is not None
         assert function is not None
         try:
-            params = owner.model.params(task.model, task.round)
+            params, token = owner.parameters.lend(task.model, task.round)
             returned = await owner.call(function, params, context)
-            return self._outcome(task, returned)
+            return self._outcome(task, returned, token)
         except AlgorithmError as error:
             raise self._failed(error, function) from error
         except ScriptError:
@@ -168,13 +137,13 @@ class FunctionScript:
         except Exception as error:
             raise self._failed(error, function) from error
 
-    def _outcome(self, task: Task, returned: Any) -> Outcome:
+    def _outcome(self, task: Task, returned: Any, token: object) -> Outcome:
         model = returned if isinstance(returned, FLModel) else _as_model(returned, task.name)
         blob = None
         if task.name == "train":
             if model.params is None:
                 raise TypeError("the train function returned no parameters")
-            blob = self._owner.model.pack(model.params)
+            blob = self._owner.parameters.pack(model.params, token)
         metrics = {name: float(value) for name, value in (model.metrics or {}).items()}
         answer = Answer(
             task.name,
@@ -225,8 +194,8 @@ class FunctionClients:
         self.evaluate = evaluate
         self.job_id = job_id
         self.seed = seed
-        self.model = Model(exclude)
-        self._slow = False
+        self.parameters = Parameters(exclude)
+        self._slow = self._was_slow = False
         self._slots = slots or asyncio.Semaphore(1)
 
     async def start(self, site: str, on_metric: Callable[[Metric], None]) -> FunctionScript:
@@ -243,8 +212,9 @@ class FunctionClients:
                 returned, seconds = await asyncio.to_thread(_timed, function, params, context)
         else:
             returned, seconds = _timed(function, params, context)
-        # Judged by the last call alone: a first one may be slow for its imports.
-        self._slow = seconds > QUICK_S
+        # One slow call says little: it may have imported something, or waited for a processor.
+        slow = seconds > QUICK_S
+        self._slow, self._was_slow = slow and self._was_slow, slow
         if inspect.isawaitable(returned):
             return await returned
         return returned
