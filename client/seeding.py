@@ -34,4 +34,14 @@ def seed_everything(seed: int) -> None:
     numpy_random.seed([(own >> shift) & 0xFFFFFFFF for shift in range(0, 128, 32)])
     torch: Any = sys.modules.get("torch")  # Any: a module that may not be there
     if torch is not None:
-        torch.manual_seed(derive(seed, "torch") & 0xFFFFFFFFFFFFFFFF)
+        _seed_torch(torch, derive(seed, "torch") & 0xFFFFFFFFFFFFFFFF)
+
+
+def _seed_torch(torch: Any, seed: int) -> None:
+    # For each kind of accelerator `torch.manual_seed` notes where it was called from, which reads
+    # every file on the stack: most of a millisecond, each round, for devices that are not there.
+    accelerator = getattr(torch, "accelerator", None)  # since torch 2.6
+    if accelerator is None or accelerator.is_available():
+        torch.manual_seed(seed)
+    else:
+        torch.default_generator.manual_seed(seed)
