@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from typing import Any, Final, Protocol, cast
 
-from covey.algorithms.tensors import Layout, Packer, map_private
+from covey.algorithms.tensors import Packer, read_layout, unpack_private
 from covey.transport import LocalProtocolError, Record
 
 from .errors import BadMetric, BadModel, RunEnded, WrongCall
@@ -193,14 +193,19 @@ class ScriptSession:
 
     def _map(self, path: str) -> dict[str, Any]:
         """The tensors of the global model, on pages shared until they are written to."""
-        mapping = map_private(path)
-        packer = self._packer
-        if packer is None or mapping[: packer.layout.data_start] != packer.layout.header:
-            layout = Layout.parse(mapping)
-            excluded = self._welcome.exclude
-            self._packer = packer = Packer(layout, self._welcome.kind)
-            self._update = Packer(layout.without(excluded), ignore=excluded)
-        return packer.unpack(mapping)
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            packer = self._packer
+            known = packer.layout if packer is not None else None
+            if known is None or os.pread(fd, known.data_start, 0) != known.header:
+                layout = read_layout(fd)
+                excluded = self._welcome.exclude
+                self._packer = packer = Packer(layout, self._welcome.kind)
+                self._update = Packer(layout.without(excluded), ignore=excluded)
+            assert packer is not None
+            return unpack_private(fd, packer)
+        finally:
+            os.close(fd)
 
     def _send_tensors(self, task: Task, model: FLModel, clear_cache: bool) -> None:
         if model.params is None:
@@ -209,7 +214,21 @@ class ScriptSession:
             raise WrongCall("send()", "no global model has been received to compare with")
         # Everything that is cheap to check comes before the tensors, which may be released.
         message = answer(task, model, self._update.layout.size, self._evaluates)
-        self._deliver(message, write_update(self._update, model, release=clear_cache))
+        fd = self._write(self._update, model, release=clear_cache)
+        self._deliver(message, fd)
+
+    def _write(self, packer: Packer, model: FLModel, *, release: bool) -> int:
+        """Write the update; what was received and trained in place is freed on the way as well."""
+        received = self._received
+        shared = received is not None and received is not model and received.params is model.params
+        if received is None or not (shared and release):
+            return write_update(packer, model, release=release)
+        received.params = None
+        try:
+            return write_update(packer, model, release=True)
+        except BadModel:
+            received.params = model.params  # the task stays open
+            raise
 
     def _deliver(self, message: Answer, fd: int | None) -> None:
         try:

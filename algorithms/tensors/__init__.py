@@ -9,6 +9,7 @@ from __future__ import annotations
 from .dtypes import DTYPES, DType, Scratch, all_finite, narrow, widen
 from .files import InitialModel, load_initial, map_private, read_layout
 from .layout import Buffer, Kind, Layout, StateDict, TensorSpec, header_size
+from .parts import unpack_private
 from .state import Packer, ParamsType, kind_of
 
 __all__ = [
@@ -30,5 +31,6 @@ __all__ = [
     "map_private",
     "narrow",
     "read_layout",
+    "unpack_private",
     "widen",
 ]

@@ -23,9 +23,11 @@ import numpy.typing as npt
 
 from ..errors import BadHeader, BadUpdate
 from .dtypes import DType, Lanes, all_finite, dtype_of, narrow
+from .heap import trim_heap
 from .layout import Buffer, Kind, Layout, StateDict, TensorSpec
 
 _PIECE_BYTES: Final = 4 << 20  # large enough that a system call costs nothing, small in memory
+_TRIM_BYTES: Final = 32 << 20  # between two trims of the heap, each of which takes some 10 us
 _TOGETHER_BYTES: Final = 256 << 10  # beyond it copying dominates, and the scratch would be felt
 
 # Any at this border: torch may be absent from the process, and its stubs are partial.
@@ -178,11 +180,16 @@ class Packer:
         emptied: MutableMapping[str, Any] | None = None
         if release and isinstance(state, MutableMapping):
             emptied = cast("MutableMapping[str, Any]", state)
+        released = 0
         for slot in self._slots:
             for piece in self._pieces(slot, state[slot.name]):
                 write_all(fd, piece)
             if emptied is not None:
                 del emptied[slot.name]
+                released += slot.size
+                if released >= _TRIM_BYTES:
+                    trim_heap()
+                    released = 0
 
     def unpack(self, buffer: Buffer) -> dict[str, Any]:
         """Give the tensors of a blob as writable views onto it: nothing is copied.
@@ -198,12 +205,28 @@ class Packer:
         with memoryview(buffer) as view:
             if view.readonly:
                 raise ValueError("the buffer is read-only; tensors onto it could not be written")
-            if view.nbytes != layout.size or bytes(view[: layout.data_start]) != layout.header:
-                raise BadHeader("the blob has another layout than the one to unpack")
+            self.check_header(bytes(view[: layout.data_start]), view.nbytes)
+        return self.unpack_part(buffer, 0, 0, len(self._slots))
+
+    def unpack_part(self, buffer: Buffer, base: int, first: int, last: int) -> dict[str, Any]:
+        """Give some neighbouring tensors as views onto a part of a blob.
+
+        Args:
+            buffer: The part, writable.
+            base: Position of its first byte in the blob.
+            first: Number of the first tensor in the layout.
+            last: Number of the one after the last.
+        """
+        slots = self._slots[first:last]
         if self.kind == "torch":
             torch = _import_torch()
-            return {slot.name: _torch_view(torch, slot, buffer) for slot in self._slots}
-        return {slot.name: _numpy_view(slot, buffer) for slot in self._slots}
+            return {slot.name: _torch_view(torch, slot, buffer, base) for slot in slots}
+        return {slot.name: _numpy_view(slot, buffer, base) for slot in slots}
+
+    def check_header(self, header: bytes, size: int) -> None:
+        """Compare a blob's header and its size with the layout; raises `BadHeader`."""
+        if size != self.layout.size or header != self.layout.header:
+            raise BadHeader("the blob has another layout than the one to unpack")
 
     def check(self, state: StateDict) -> None:
         """Compare names, shapes and element types with the layout; reads no number.
@@ -240,6 +263,13 @@ class Packer:
         for piece in self._pieces(slot, value):
             blob[position : position + piece.nbytes] = piece
             position += piece.nbytes
+
+    def finite(self, blob: bytearray) -> bool:
+        """Whether every number of a blob of this layout is finite."""
+        return all(
+            _finite_at(blob, run[0].type, run[0].start, run[-1].start + run[-1].size)
+            for run in self._runs
+        )
 
     def _check_finite(self, blob: bytearray) -> None:
         """Look at whole runs of one type, and only at single tensors to name the bad one."""
@@ -362,20 +392,21 @@ def _suggest(name: str, names: Collection[str]) -> str:
     return f" (did you mean {close[0]!r}?)" if close else ""
 
 
-def _torch_view(torch: Any, slot: _Slot, buffer: Buffer) -> Any:
+def _torch_view(torch: Any, slot: _Slot, buffer: Buffer, base: int = 0) -> Any:
+    start = slot.start - base
     if slot.type.numpy is not None:  # by way of NumPy: one call less than frombuffer and view
-        return torch.from_numpy(np.ndarray(slot.shape, slot.type.numpy, buffer, slot.start))
+        return torch.from_numpy(np.ndarray(slot.shape, slot.type.numpy, buffer, start))
     dtype = getattr(torch, slot.type.torch)
     if not slot.elements:
         return torch.empty(slot.shape, dtype=dtype)
-    flat = torch.frombuffer(buffer, dtype=dtype, count=slot.elements, offset=slot.start)
+    flat = torch.frombuffer(buffer, dtype=dtype, count=slot.elements, offset=start)
     return flat.view(slot.shape)
 
 
-def _numpy_view(slot: _Slot, buffer: Buffer) -> npt.NDArray[Any]:
+def _numpy_view(slot: _Slot, buffer: Buffer, base: int) -> npt.NDArray[Any]:
     if slot.type.numpy is None:
         raise BadUpdate(slot.name, f"NumPy has no element type {slot.type.name}; unpack as torch")
-    return np.ndarray(slot.shape, slot.type.numpy, buffer, slot.start)
+    return np.ndarray(slot.shape, slot.type.numpy, buffer, slot.start - base)
 
 
 def _torch_pieces(dtype: DType, value: Any) -> Iterator[Lanes]:

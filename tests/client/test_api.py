@@ -154,6 +154,34 @@ def test_sent_and_received_parameters_are_dropped_unless_kept(desk: Desk) -> Non
     assert received.params is not None
 
 
+def test_parameters_trained_in_place_are_freed_as_they_are_sent(desk: Desk) -> None:
+    desk.give(0)
+    flare.init()
+    received = flare.receive()
+    assert received is not None
+    assert received.params is not None
+    received.params["w"][:] += 1
+    answer = flare.FLModel(params=received.params)
+    flare.send(answer)
+    assert len(desk.answers) == 1
+    assert received.params is None
+    assert answer.params is None
+
+
+def test_parameters_trained_in_place_are_still_there_if_they_cannot_be_sent(desk: Desk) -> None:
+    desk.give(0)
+    flare.init()
+    received = flare.receive()
+    assert received is not None
+    assert received.params is not None
+    received.params["w"][0] = np.nan
+    with pytest.raises(flare.BadModel, match="NaN"):
+        flare.send(flare.FLModel(params=received.params))
+    received.params["w"][0] = 0
+    flare.send(flare.FLModel(params=received.params))
+    assert len(desk.answers) == 1
+
+
 def test_an_evaluate_task_is_answered_by_metrics_alone(desk: Desk) -> None:
     desk.give(1, name="evaluate")
     flare.init()
