@@ -27,6 +27,7 @@ GUARD_S = 60.0
 CLIENT = '''
 import os
 import signal
+import sys
 from pathlib import Path
 
 import numpy as np
