@@ -24,7 +24,7 @@ GUARD_S = 60.0
 
 #: Adds noise from its own random state; notes its process and its template; `BODY` comes in each
 #: round. `reach(name)` tells the test that this line is reached, then waits to be killed.
-CLIENT = '''
+CLIENT = """
 import os
 import signal
 import sys
@@ -59,7 +59,7 @@ while flare.is_running():
     kind = flare.ParamsType.FULL
 BODY
     flare.send(flare.FLModel(params=params, params_type=kind, metrics=metrics, meta=meta))
-'''
+"""
 
 JOB = """
 import sys
@@ -78,9 +78,7 @@ class Lab:
     """A folder, and runs in it."""
 
     folder: Path
-    _processes: list[subprocess.Popen[str]] = field(
-        default_factory=list["subprocess.Popen[str]"]
-    )
+    _processes: list[subprocess.Popen[str]] = field(default_factory=list["subprocess.Popen[str]"])
 
     def client(self, body: str = "pass", text: str = CLIENT) -> Path:
         """Write `client.py` with lines for each round."""

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from tests.recipes.conftest import Lab
 
 #: As such scripts look, two lines apart: those that import the Client API.
-TORCH = '''
+TORCH = """
 import argparse
 import os
 
@@ -112,9 +112,9 @@ def main():
 
 if __name__ == "__main__":
     main()
-'''
+"""
 
-NUMPY = '''
+NUMPY = """
 import argparse
 import copy
 
@@ -168,7 +168,7 @@ def main():
 
 if __name__ == "__main__":
     main()
-'''
+"""
 
 
 def only_the_imports_changed(script: str) -> str:
@@ -198,9 +198,7 @@ def test_a_numpy_script_with_its_curves(lab: Lab) -> None:
         )
         add_experiment_tracking(recipe, tracking_type="tensorboard")
         run = recipe.execute(lab.env(2))
-        np.testing.assert_array_equal(
-            run.model()["numpy_key"], np.arange(9.0).reshape(3, 3) + 3
-        )
+        np.testing.assert_array_equal(run.model()["numpy_key"], np.arange(9.0).reshape(3, 3) + 3)
         curves = curves_of(run)
         assert set(curves) == {"site-1", "site-2", "global"}
         for site in curves:
@@ -230,7 +228,9 @@ def test_a_torch_script_that_evaluates_what_it_receives(lab: Lab) -> None:
     assert set(curves["global"]["accuracy"]) == {0, 1, 2, 3}
     rows = [row for row in run.metrics if row["site"] == "global"]
     assert [row["task"] for row in rows] == ["train"] * 3 + ["evaluate"]
-    assert curves["global"]["accuracy"] == {row["round"]: row["metrics"]["accuracy"] for row in rows}
+    assert curves["global"]["accuracy"] == {
+        row["round"]: row["metrics"]["accuracy"] for row in rows
+    }
     assert isinstance(run.model()["fc1.weight"], torch.Tensor)
     assert run.model()["norm.num_batches_tracked"].item() == 12
 

@@ -41,12 +41,12 @@ def failures(run: Run) -> dict[str, dict[str, Any]]:
         events.extend([event async for event in run.events()])
 
     asyncio.run(collect())
-    return {
-        event.site: dict(event.data) for event in events if event.kind is EventKind.SITE_FAILED
-    }
+    return {event.site: dict(event.data) for event in events if event.kind is EventKind.SITE_FAILED}
 
 
-def failed(lab: Lab, clients: int = 3, env: dict[str, Any] | None = None, **recipe: Any) -> JobFailed:
+def failed(
+    lab: Lab, clients: int = 3, env: dict[str, Any] | None = None, **recipe: Any
+) -> JobFailed:
     """Run to a failure; checks what holds of every one."""
     with pytest.raises(JobFailed) as caught:
         lab.recipe(**recipe).execute(lab.env(clients, **(env or {})))
