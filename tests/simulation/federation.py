@@ -43,7 +43,7 @@ FAULTS: Final[tuple[FaultKind, ...]] = ("loss", "flap", "partition", "outage", "
 HARMLESS: Final[tuple[FaultKind, ...]] = ("loss", "flap", "partition")
 
 #: A run that takes longer, in virtual seconds, waits for something that never comes.
-LONGEST_S: Final = 50_000.0
+LONGEST_S: Final = 10_000.0
 
 #: What finding out that a link is lost, and dialling again, may add to a partition.
 NOTICE_S: Final = 5.0

@@ -375,6 +375,32 @@ def test_a_link_that_comes_back_within_the_lease_keeps_watches_and_asks() -> Non
     linked(body)
 
 
+def test_the_end_of_one_lease_leaves_nodes_on_a_lease_of_their_own_alone() -> None:
+    async def main() -> None:
+        async with System("a", lease=30) as a, System("b") as b, System("c") as c:
+            for other in (b, c):
+                attach(a, other)
+                await other.spawn(lambda: Counter([]), name="counter")
+            downs: list[Down] = []
+            watcher = await a.spawn(partial(Watcher, downs), name="w")
+            await watcher.ask(Watch("b/counter"))
+            await watcher.ask(Watch("c/counter"))
+            await asyncio.sleep(1)
+            b.border.links["a"].close("cut")
+            await asyncio.sleep(20)
+            c.border.links["a"].close("cut")
+            asked = a.lookup("c/counter", Counter)
+            await asyncio.sleep(15)
+            assert [down.address for down in downs] == ["b/counter"]
+            assert (a.reaches("b"), a.reaches("c")) == (False, True)
+            attach(a, c)
+            assert await asked.ask(Add(1)) == Total(1)
+            await asyncio.sleep(100)
+            assert [down.address for down in downs] == ["b/counter"]
+
+    simulate(main)
+
+
 def test_unwatch_reaches_the_other_node() -> None:
     async def body(a: System, b: System, ref: Ref[Counter], log: list[str]) -> None:
         downs: list[Down] = []
