@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from covey.actors.jobs.checkpoint import BEST, MODEL
 from covey.actors.jobs.states import RunStatus
 from covey.actors.observe.events import EventKind, RunEvent
 from covey.actors.observe.journal import Journal
+from covey.actors.runtime import System, SystemStatistics
 
 from .errors import JobAborted, JobFailed
 
@@ -36,6 +37,7 @@ class Run:
         self._waiters: list[asyncio.Future[None]] = []
         self._final: RunEvent | None = None
         self._abort: Callable[[], object] | None = None
+        self._systems: Sequence[System] = ()
         self._abort_wanted = False
         self._task: asyncio.Task[None] | None = None
         journal.subscribe(self._follow)
@@ -103,6 +105,10 @@ class Run:
         self._over.wait()
         return self._status
 
+    def statistics(self) -> tuple[SystemStatistics, ...]:
+        """What can be seen of every node now, server first; empty before the run and after it."""
+        return tuple(system.statistics() for system in self._systems)
+
     def abort(self) -> None:
         """Give the run up; it is over within a second. Nothing happens if it is over already."""
         self._abort_wanted = True  # before `steer` it is all there is to do
@@ -120,6 +126,10 @@ class Run:
         raise JobFailed(_failure_text(final), self, final.site, final.round)
 
     # For environments ------------------------------------------------------
+
+    def show(self, systems: Sequence[System]) -> None:
+        """Set what `statistics` looks at; the environment changes the list as nodes come and go."""
+        self._systems = systems
 
     def steer(self, abort: Callable[[], object]) -> None:
         """Set what `abort` does; done at once if that has been asked for already."""

@@ -79,7 +79,7 @@ class Simulation:
         self._subscribe()
         self._slots = asyncio.Semaphore(env.num_threads)
         self._done = asyncio.Event()
-        self._systems: list[System] = []
+        self._nodes: list[System] = []  # the server's first, then the sites'
         self._task: asyncio.Task[Any] | None = None
         self._interrupted = False
 
@@ -146,6 +146,8 @@ class Simulation:
         registry = Registry(*runtime_messages(), *role_messages())
         registry.freeze()
         system = await stack.enter_async_context(self._system("server", registry))
+        self._nodes.append(system)
+        self.outcome.show(self._nodes)
         server = await system.spawn(
             Server, name="server", mailbox=Mailbox(2 * len(self._env.sites) + 64)
         )
@@ -198,7 +200,7 @@ class Simulation:
         """One site's system, its link to the server and its site actor."""
         system = self._system(site, registry)
         await system.__aenter__()
-        self._systems.append(system)
+        self._nodes.append(system)
         codec = Codec(registry) if self._env.check_codec else None
         near, far = memory_pair("server", site, codec_a=codec, codec_b=codec)
         server.attach(near)
@@ -207,9 +209,10 @@ class Simulation:
         await system.spawn(lambda: Site(site, upstream, partial(trainer, site)), name="site")
 
     async def _drain_sites(self) -> None:
-        systems = self._systems[::-1]
+        systems = self._nodes[:0:-1]  # without the server, which is the first
         for begin in range(0, len(systems), _STARTING):
             await asyncio.gather(*(s.drain() for s in systems[begin : begin + _STARTING]))
+        self._nodes.clear()
 
     def _plan(self) -> JobPlan:
         recipe, env = self._recipe, self._env

@@ -22,7 +22,7 @@ from ..downloads.blobs import BlobRef, Blobs
 from ..jobs.function import FunctionFailed
 from ..jobs.launchers.errors import ScriptFailed
 from ..jobs.launchers.script import Script
-from ..runtime import Actor, ActorError, Message, Ref, Stopped, handles
+from ..runtime import Actor, ActorError, Ref, Stopped, handles
 from .messages import Assign, Failure, Streamed, Submit, Taken, Update
 
 if TYPE_CHECKING:
@@ -63,13 +63,6 @@ class TrainerSettings:
     slots: asyncio.Semaphore | None = None
     warm: bool = True
     restart: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Worked(Message["Trainer", None]):
-    """To itself: the child task is through with a task."""
-
-    key: tuple[str, int, int]
 
 
 class Superseded(Exception):
@@ -140,14 +133,13 @@ class Trainer(Actor):
                 self._abandon()
             self._working = key
             self._round = msg.round
-            self.ctx.run(self._work(msg), lambda _: Worked(key))
+            self.ctx.run(self._work(msg), lambda _: self._be_free(key))
         return Taken()
 
-    @handles
-    def worked(self, msg: Worked) -> None:
-        """Be free for the next task."""
-        if self._working == msg.key:
-            self._working, self._latest = None, msg.key
+    def _be_free(self, key: tuple[str, int, int]) -> None:
+        """Be free for the next task. Not a message: every one the trainer handles is a task."""
+        if self._working == key:
+            self._working, self._latest = None, key
 
     def _superseded(self, msg: Assign) -> bool:
         """Whether another task has taken the place of this one."""
