@@ -15,6 +15,7 @@ from functools import partial
 
 from covey.algorithms import (
     Aggregation,
+    AlgorithmError,
     BadSetting,
     BadUpdate,
     Contribution,
@@ -74,7 +75,7 @@ class Aggregator(Actor):
         try:
             weight = self._rule.weigh(UpdateInfo(msg.site, msg.update.weight))
             self._check(msg.update)
-        except (BadUpdate, BlobError) as error:
+        except (AlgorithmError, BlobError) as error:
             return Counted("refused", str(error))
         self._counted.add((msg.site, msg.round))
         self._updates.append((msg.site, msg.update, weight))

@@ -1,4 +1,4 @@
-"""What the recipe tests share: a folder with a script, recipes on it, and commands as users run them."""
+"""What the recipe tests share: a folder with a script, recipes on it, and commands."""
 
 from __future__ import annotations
 

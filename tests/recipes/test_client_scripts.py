@@ -212,7 +212,6 @@ def test_a_torch_script_that_evaluates_what_it_receives(lab: Lab) -> None:
     lab.client(text=script)
     namespace: dict[str, Any] = {"__name__": "model"}
     exec(compile(script.split("def evaluate")[0], "model.py", "exec"), namespace)
-    torch.manual_seed(0)
     recipe = lab.recipe(
         initial_model=namespace["SimpleNetwork"](), num_rounds=3, train_args="--batch_size 8"
     )

@@ -130,8 +130,8 @@ def test_execute_works_inside_a_running_loop(lab: Lab) -> None:
     async def notebook() -> None:
         run = lab.recipe().execute(lab.env())
         assert run.get_status() is RunStatus.COMPLETED
+        lab.client("if site == 'site-1': raise OSError(5, 'no disk')")
         with pytest.raises(JobFailed, match="2 are left"):
-            lab.client("if site == 'site-1': raise OSError(5, 'no disk')")
             lab.recipe().execute(lab.env())
 
     within(notebook())

@@ -102,7 +102,7 @@ def test_recipe_and_environment_must_fit(lab: Lab) -> None:
 def test_a_workspace_that_cannot_be_written_is_told(lab: Lab) -> None:
     lab.client()
     (lab.folder / "runs").write_text("a file")
-    with pytest.raises(ConfigError, match="workspace: .*runs"):
+    with pytest.raises(ConfigError, match=r"workspace: .*runs"):
         lab.recipe().execute(lab.env())
 
 

@@ -91,9 +91,14 @@ def test_a_state_that_is_none_counts_as_none(tmp_path: Path, text: str) -> None:
 
 def test_an_error_while_writing_leaves_nothing(tmp_path: Path) -> None:
     checkpoint = begun(tmp_path)
-    with pytest.raises(ZeroDivisionError), checkpoint.writing(2) as fd:
-        os.write(fd, b"half")
-        raise ZeroDivisionError
+
+    def fail() -> None:
+        with checkpoint.writing(2) as fd:
+            os.write(fd, b"half")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     assert names(tmp_path) == {STATE, "model-1.safetensors"}
 
 
