@@ -133,7 +133,10 @@ STEP = """
 def test_the_aggregate_is_the_weighted_mean_within_one_rounding(lab: Lab, diff: bool) -> None:
     # Sites report weights 1, 2 and 3; the recipe triples that of the first, drops "keep".
     lab.client(STEP.replace("@", str(diff)))
-    start = {"w": np.array([0.1, 2.5, -7.0], np.float32), "keep": np.array([4.0], np.float64)}
+    start: dict[str, Any] = {
+        "w": np.array([0.1, 2.5, -7.0], np.float32),
+        "keep": np.array([4.0], np.float64),
+    }
     run = lab.recipe(
         initial_model=start,
         num_rounds=1,

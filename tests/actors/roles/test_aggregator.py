@@ -19,7 +19,7 @@ from covey.algorithms import FedAvg
 from covey.algorithms.tensors import Layout, Packer, load_initial
 
 SITES = ("site-1", "site-2", "site-3")
-MODEL = {"w": np.zeros(4, np.float32), "b": np.zeros(2, np.float64)}
+MODEL: dict[str, Any] = {"w": np.zeros(4, np.float32), "b": np.zeros(2, np.float64)}
 
 
 class Bench:
@@ -33,7 +33,7 @@ class Bench:
         self.packer = Packer(layout)
 
     def update(self, value: float, weight: float = 1.0, **state: Any) -> Update:
-        full = {name: np.full_like(array, value) for name, array in MODEL.items()}
+        full: dict[str, Any] = {name: np.full_like(array, value) for name, array in MODEL.items()}
         return self.of_bytes(Packer(Layout.of(full | state)).pack(full | state), weight)
 
     def infinite(self) -> Update:
