@@ -81,7 +81,9 @@ def _command(name: str, timings: Timings, floor_s: float | None, floor_cpu_s: fl
 
 
 def _memory(clients: int, folder: Path) -> Row:
-    peaks = peak_memory((sys.executable, _TORCH, str(clients)), folder / f"memory-{clients}")
+    # Three rounds are over before a look at all processes is: more rounds, so that all are seen.
+    command = (sys.executable, _TORCH, str(clients), str(_ROUNDS))
+    peaks = peak_memory(command, folder / f"memory-{clients}")
     total = peaks.total
     note = f"PSS {mebibytes(total.pss)}, unmapped {mebibytes(total.unmapped)}; "
     note += f"{mebibytes(total.files)} of it pages of files; {peaks.processes} processes"
