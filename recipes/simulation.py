@@ -268,13 +268,15 @@ class Simulation:
 
     def _function_trainers(self, train: Any) -> Callable[[str, str], TrainerSettings]:
         excluded = tuple(self._recipe.aggregation().excluded)
+        # A deadline begins once a task has its slot, so the trainer must take it then.
+        timed = self._recipe.task_timeout is not None
         clients = FunctionClients(
             train,
             self._recipe.evaluate,
             job_id=self._folder.id,
             seed=self._folder.seed,
             exclude=excluded,
-            slots=self._slots,
+            slots=asyncio.Semaphore(len(self._env.sites)) if timed else self._slots,
         )
 
         def settings(site: str, job: str) -> TrainerSettings:
@@ -283,6 +285,7 @@ class Simulation:
                 site=site,
                 start=partial(clients.start, site),
                 blobs=self._blobs,
+                slots=self._slots if timed else None,
                 warm=False,
             )
 

@@ -226,6 +226,24 @@ def test_a_function_that_raises_names_its_own_line(lab: Lab) -> None:
     assert f'File "{__file__}"' in str(error)
 
 
+def test_waiting_for_a_slot_is_not_part_of_a_deadline(lab: Lab) -> None:
+    async def train(params: dict[str, Any], ctx: TrainContext) -> dict[str, Any]:
+        await asyncio.sleep(0.0 if ctx.round else 0.1)  # its work: 1.2 s for all of them
+        return params
+
+    run = lab.recipe(train=train, task_timeout=0.7).execute(lab.env(12, num_threads=1))
+    assert run.get_status() is RunStatus.COMPLETED
+
+
+def test_a_function_past_its_deadline_fails_its_site(lab: Lab) -> None:
+    async def train(params: dict[str, Any], ctx: TrainContext) -> dict[str, Any]:
+        if ctx.site == "site-2":
+            await asyncio.Event().wait()
+        return params
+
+    assert failed(lab, train=train, task_timeout=0.2).site == "site-2"
+
+
 def test_a_function_that_returns_no_model_is_told(lab: Lab) -> None:
     def train(params: dict[str, Any], ctx: TrainContext) -> object:
         del params, ctx
