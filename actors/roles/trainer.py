@@ -133,13 +133,8 @@ class Trainer(Actor):
                 self._abandon()
             self._working = key
             self._round = msg.round
-            self.ctx.run(self._work(msg), lambda _: self._be_free(key))
+            self.ctx.run(self._work(msg), lambda _: None)
         return Taken()
-
-    def _be_free(self, key: tuple[str, int, int]) -> None:
-        """Be free for the next task. Not a message: every one the trainer handles is a task."""
-        if self._working == key:
-            self._working, self._latest = None, key
 
     def _superseded(self, msg: Assign) -> bool:
         """Whether another task has taken the place of this one."""
@@ -162,6 +157,9 @@ class Trainer(Actor):
         outcome = await self._outcome(msg)
         if not self._superseded(msg):
             await self._flush()
+            # Free before the job can know: its next task may come in the same turn as its word
+            # that this result counts, and must not find a script at work.
+            self._working, self._latest = None, (msg.task, msg.round, msg.attempt)
             await self._submit(Submit(self._settings.site, msg.task, msg.round, outcome))
 
     async def _outcome(self, msg: Assign) -> Update | Failure:
