@@ -152,11 +152,17 @@ def _refuse_extension(code: int, data: bytes) -> Any:
 
 
 def _holds_long_int(value: object) -> bool:
-    level: list[Any] = [value]
-    while level:
-        if any(type(item) is int and item > LARGEST_INT for item in level):
-            return True
-        level = [item for items in _containers(level) for item in _items_of(items)]
+    left: list[Any] = [value]
+    while left:
+        item = left.pop()
+        kind = type(item)
+        if kind is int:
+            if item > LARGEST_INT:
+                return True
+        elif kind is tuple:
+            left.extend(item)
+        elif kind is _DICT:
+            left.extend(item.values())
     return False
 
 

@@ -111,14 +111,15 @@ class Checkpoint:
 def write_atomically(path: Path, text: str) -> None:
     """Replace a small file as one step: readers see the old or the new text, never a part.
 
+    Safe against the end of any process, not against loss of power: nothing is synced to the
+    disk, since the model beside it is not either, and one sync costs more than a whole round.
+
     Raises `OSError` with the file's name; nothing is left behind then.
     """
     partial = path.with_name(path.name + ".partial")
     try:
         with partial.open("w", encoding="utf-8") as file:
             file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
         partial.replace(path)
     except OSError as error:
         error.filename = str(path)  # a full disk is told by write(), which knows no name

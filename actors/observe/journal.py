@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from .events import EventKind, RunEvent
+from .history import History
 
 #: Rows are written at once when they come slowly, so that `tail -f` shows them, and together
 #: when thousands of sites answer within one such time: a system call for each would cost as much
@@ -38,11 +39,11 @@ class Journal:
             and a row cut off by a kill are dropped. None starts `metrics.jsonl` anew.
 
     Raises:
-        OSError: If `metrics.jsonl` cannot be read or written.
+        OSError: If `metrics.jsonl` or `logs/server.jsonl` cannot be read or written.
     """
 
     def __init__(self, folder: Path | None, *, resume_round: int | None = None) -> None:
-        self.events: list[RunEvent] = []
+        self.events = History(_log_of(folder))
         self._subscribers: list[Callable[[RunEvent], object]] = []
         self._waiters: list[asyncio.Future[None]] = []
         self._closed = False
@@ -61,9 +62,15 @@ class Journal:
         Raises:
             OSError: If the row cannot be written. The event has been kept and handed on.
         """
-        self.events.append(event)
+        refused: OSError | None = None
+        try:
+            self.events.append(event)
+        except OSError as error:
+            refused = error
         self._tell(event)
         self._wake()
+        if refused is not None:
+            raise refused
         if self._rows is not None and event.kind in _ROW_OF:
             self._rows.add(_ROW_OF[event.kind](event), event)
 
@@ -96,8 +103,11 @@ class Journal:
         """
         self._closed = True
         self._wake()
-        if self._rows is not None:
-            self._rows.close()
+        try:
+            if self._rows is not None:
+                self._rows.close()
+        finally:
+            self.events.close()
 
     def _tell(self, event: RunEvent) -> None:
         failures: list[str] = []
@@ -123,6 +133,15 @@ class Journal:
             waiters, self._waiters = self._waiters, []
             for waiter in waiters:
                 _wake_one(waiter)
+
+
+def _log_of(folder: Path | None) -> Path | None:
+    """Where a run's events are kept: the log of its server."""
+    if folder is None:
+        return None
+    logs = folder / "logs"
+    logs.mkdir(exist_ok=True)
+    return logs / "server.jsonl"
 
 
 class _Rows:

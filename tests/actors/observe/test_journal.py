@@ -99,7 +99,7 @@ def test_resuming_keeps_the_rounds_before_and_drops_a_row_cut_off(tmp_path: Path
         (1, "global"),
         (2, "global"),
     ]
-    assert os.listdir(tmp_path) == ["metrics.jsonl"]
+    assert sorted(os.listdir(tmp_path)) == ["logs", "metrics.jsonl"]
 
 
 def test_resuming_before_the_first_row_starts_an_empty_file(tmp_path: Path) -> None:
@@ -165,7 +165,7 @@ def test_closing_ends_followers_and_a_cancelled_one_harms_nobody() -> None:
         journal.record(round_(0))
         await asyncio.sleep(0)
         journal.close()
-        assert await other == journal.events
+        assert await other == list(journal.events)
 
     asyncio.run(main())
 
