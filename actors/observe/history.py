@@ -11,6 +11,7 @@ import os
 from array import array
 from collections.abc import Sequence
 from pathlib import Path
+from threading import Lock
 from typing import Any, Final, overload
 
 from .events import EventKind, RunEvent
@@ -38,6 +39,9 @@ class History(Sequence[RunEvent]):
         self._places = array("q")  # where each event's line begins; 8 bytes an event
         self._end = 0
         self._recent: dict[int, RunEvent] = {}
+        self._unwritten: set[int] = set()  # refused by a full disk, and kept in memory for it
+        # Held while the file is read or closed: a closed descriptor's number may be another file.
+        self._open = Lock()
         if path is not None:
             self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
             self._end = os.fstat(self._fd).st_size
@@ -62,9 +66,12 @@ class History(Sequence[RunEvent]):
             written = os.write(self._fd, line)
         except OSError as error:
             error.filename = str(self._path)
+            self._unwritten.add(number)
             raise
         self._end += written
-        if written == len(line):
+        if written < len(line):
+            self._unwritten.add(number)
+        if number - _RECENT not in self._unwritten:
             self._recent.pop(number - _RECENT, None)
 
     @overload
@@ -84,9 +91,9 @@ class History(Sequence[RunEvent]):
 
     def _read(self, number: int) -> RunEvent:
         start, end = self._places[number], self._places[number + 1]
-        if self._fd >= 0:
-            line = os.pread(self._fd, end - start, start)
-        else:
+        with self._open:
+            line = os.pread(self._fd, end - start, start) if self._fd >= 0 else b""
+        if not line:
             assert self._path is not None
             with self._path.open("rb") as file:
                 file.seek(start)
@@ -97,6 +104,7 @@ class History(Sequence[RunEvent]):
 
     def close(self) -> None:
         """Close the file; events are still there to be read. Idempotent."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        with self._open:
+            if self._fd >= 0:
+                os.close(self._fd)
+                self._fd = -1

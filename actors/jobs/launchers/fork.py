@@ -39,6 +39,9 @@ _FORK_S: Final = 60.0
 #: Forks asked for at once; keeps the control socket's queue short.
 _FORKS_AT_ONCE: Final = 16
 
+#: Names in one message; with the reasons why they failed, their answer stays below its limit.
+_NAMES_AT_ONCE: Final = 100
+
 _EXIT_S: Final = 10.0
 
 _GONE: Final = -9  # returncode of clients whose template has gone: the kernel killed them
@@ -86,6 +89,7 @@ class Template:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._changed = asyncio.Event()
         self._clients: dict[int, ForkedProcess] = {}
+        self._kills: dict[int, None] = {}
         self._numbers = count(1)
         self._gone: str | None = None
 
@@ -141,9 +145,12 @@ class Template:
     def preload(self, modules: Sequence[str]) -> None:
         """Have it import more modules, behind those asked for before; returns at once."""
         self._asked.extend(name for name in modules if name not in self._asked)
-        self._requests += 1
-        with suppress(ConnectionError):  # it is gone: `ready` tells
-            control.send(self._socket, control.Preload(list(modules)))
+        # In pieces that fit a message, as do their answers; an empty one is answered too.
+        for begin in range(0, max(1, len(modules)), _NAMES_AT_ONCE):
+            piece = list(modules[begin : begin + _NAMES_AT_ONCE])
+            self._requests += 1
+            with suppress(ConnectionError):  # it is gone: `ready` tells
+                control.send(self._socket, control.Preload(piece))
 
     async def ready(self) -> Loaded:
         """Wait until everything asked for is imported.
@@ -188,9 +195,27 @@ class Template:
 
     def kill_client(self, client: int) -> None:
         """Kill a client's group, if it still runs."""
-        if client in self._clients:
-            with suppress(OSError):  # gone, and every client with it
-                control.send(self._socket, control.Kill(client))
+        if client in self._clients and client not in self._kills:
+            self._kills[client] = None
+            self._send_kills()
+
+    def _send_kills(self) -> None:
+        """Send what the socket takes; the rest once it takes more, for none may be lost."""
+        while self._kills:
+            client = next(iter(self._kills))
+            try:
+                if client in self._clients:  # it may have ended meanwhile
+                    control.send(self._socket, control.Kill(client))
+            except BlockingIOError:
+                if self._loop is not None:
+                    self._loop.add_writer(self._socket, self._send_kills)
+                return
+            except OSError:  # gone, and every client with it
+                self._kills.clear()
+                return
+            del self._kills[client]
+        if self._loop is not None:
+            self._loop.remove_writer(self._socket)
 
     def kill(self) -> None:
         """End the template and every client at once, without a loop; idempotent."""
@@ -254,6 +279,7 @@ class Template:
         if self._loop is not None:
             with suppress(RuntimeError):  # the loop has been closed before
                 self._loop.remove_reader(self._socket)
+                self._loop.remove_writer(self._socket)
         self._socket.close()
         self._changed.set()
         for process in self._clients.values():

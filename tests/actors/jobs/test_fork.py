@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -15,8 +16,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+from covey.actors.jobs.launchers import control
+from covey.actors.jobs.launchers.control import Loaded
 from covey.actors.jobs.launchers.errors import BadAnswer, LauncherError, ScriptDied, ScriptFailed
-from covey.actors.jobs.launchers.fork import FORK_IS_SAFE, ForkLauncher, Template
+from covey.actors.jobs.launchers.fork import (
+    FORK_IS_SAFE,
+    ForkedProcess,
+    ForkLauncher,
+    Template,
+)
 from covey.client.messages import Metric, Task
 
 if TYPE_CHECKING:
@@ -563,3 +571,48 @@ COMPARE = """
         print(asyncio.run(digest(kind)))
     assert torch.get_num_threads() == 2
 """
+
+
+def test_thousands_of_modules_may_be_asked_for() -> None:
+    async def main() -> Loaded:
+        names = [f"no_such_module_of_a_rather_long_name_{number}" for number in range(2500)]
+        template = Template.launch(names)
+        try:
+            return await template.ready()
+        finally:
+            await template.close()
+
+    loaded = asyncio.run(main())
+    assert len(loaded.failed) == 2500
+
+
+def test_no_kill_is_lost_when_many_come_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> list[int]:
+        template = Template.launch()
+        await template.ready()
+        clients = range(1, 1001)
+        template._clients = dict.fromkeys(clients, ForkedProcess(template, 0))
+        sent: list[int] = []
+        done = asyncio.Event()
+        real, full = control.send, iter([False] * 100 + [True] + [False] * 2000)
+
+        def send(sock: socket.socket, message: control.Message, fds: tuple[int, ...] = ()) -> None:
+            if isinstance(message, control.Kill):
+                if next(full):
+                    raise BlockingIOError
+                sent.append(message.client)
+                if len(sent) == len(clients):
+                    done.set()
+            else:
+                real(sock, message, fds)
+
+        monkeypatch.setattr(control, "send", send)
+        for client in clients:
+            template.kill_client(client)
+        async with asyncio.timeout(30):
+            await done.wait()
+        template._clients.clear()
+        await template.close()
+        return sent
+
+    assert asyncio.run(main()) == list(range(1, 1001))
