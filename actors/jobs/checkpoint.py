@@ -30,6 +30,12 @@ class Checkpoint:
         self.folder = folder
         self._own = folder / "checkpoint"
         self._own.mkdir(parents=True, exist_ok=True)
+        self._version = 0
+
+    @property
+    def version(self) -> int:
+        """The version that counts, as `commit` or `load` left it; 0 before either."""
+        return self._version
 
     def path(self, version: int) -> Path:
         """Where a version of the model lies."""
@@ -62,6 +68,7 @@ class Checkpoint:
         """
         state = {"version": version, **state}
         write_atomically(self._own / STATE, json.dumps(state))
+        self._version = version
         link(self.path(version), self.folder / MODEL)
         self._sweep(state)
 
@@ -83,6 +90,7 @@ class Checkpoint:
         version = state.get("version")
         if not isinstance(version, int) or not self.path(version).is_file():
             return None
+        self._version = version
         link(self.path(version), self.folder / MODEL)
         self._restore_best(state.get("best_version"))
         self._sweep(state)

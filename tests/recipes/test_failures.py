@@ -319,6 +319,29 @@ def test_an_abort_ends_scripts_at_work(lab: Lab) -> None:
     lab.check_no_process_left()
 
 
+def test_rounds_are_those_committed_where_the_job_could_not_tell_the_end(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from covey.recipes.simulation import Simulation
+
+    simulations: list[Simulation] = []
+    begin = Simulation.run
+
+    async def kept(self: Simulation) -> None:
+        simulations.append(self)
+        await begin(self)
+
+    def train(params: dict[str, Any], ctx: TrainContext) -> dict[str, Any]:
+        if (ctx.site, ctx.round) == ("site-1", 2):
+            simulations[0]._end_early(RunStatus.FAILED, "the job is gone")
+        return params
+
+    monkeypatch.setattr(Simulation, "run", kept)
+    with pytest.raises(JobFailed, match="the job is gone") as caught:
+        lab.recipe(train=train, num_rounds=4).execute(lab.env())
+    assert summary_of(caught.value.run.get_result())["rounds"] == 2
+
+
 def test_an_abort_before_anything_runs_is_not_lost(lab: Lab) -> None:
     lab.client("signal.pause()")
     run = lab.recipe().submit(lab.env())

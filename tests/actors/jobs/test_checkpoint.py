@@ -45,6 +45,17 @@ def test_a_commit_is_what_load_gives(tmp_path: Path) -> None:
     assert names(tmp_path) == {STATE, "model-1.safetensors"}
 
 
+def test_the_version_that_counts_is_the_one_that_was_committed_last(tmp_path: Path) -> None:
+    checkpoint = Checkpoint(tmp_path)
+    assert checkpoint.version == 0
+    checkpoint = begun(tmp_path)
+    write(checkpoint, 2)
+    assert checkpoint.version == 1
+    again = Checkpoint(tmp_path)
+    again.load()
+    assert again.version == 1
+
+
 def test_the_best_version_stays(tmp_path: Path) -> None:
     begun(tmp_path, best=0)
     assert names(tmp_path) == {STATE, "model-0.safetensors", "model-1.safetensors"}
