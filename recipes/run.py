@@ -37,6 +37,7 @@ class Run:
         self._waiters: list[asyncio.Future[None]] = []
         self._final: RunEvent | None = None
         self._abort: Callable[[], object] | None = None
+        self._interrupt: Callable[[], object] | None = None
         self._systems: Sequence[System] = ()
         self._abort_wanted = False
         self._task: asyncio.Task[None] | None = None
@@ -101,8 +102,20 @@ class Run:
         return self._status
 
     def join(self) -> RunStatus:
-        """As `wait`, blocking the thread."""
-        self._over.wait()
+        """As `wait`, blocking the thread.
+
+        Ctrl-C meanwhile ends a submitted run too, to be resumed later, and raises
+        `KeyboardInterrupt` once it is over.
+        """
+        try:
+            self._over.wait()
+        except KeyboardInterrupt:
+            if self._interrupt is None:
+                raise
+            self._interrupt()
+            self._over.wait()
+            # This very class: Python ends by SIGINT for no subclass, and shells see 130.
+            raise KeyboardInterrupt(self.resume_hint) from None
         return self._status
 
     def statistics(self) -> tuple[SystemStatistics, ...]:
@@ -136,6 +149,20 @@ class Run:
         self._abort = abort
         if self._abort_wanted:
             abort()
+
+    def on_interrupt(self, interrupt: Callable[[], object]) -> None:
+        """Set what Ctrl-C in `join` does, for a run that no thread's Ctrl-C reaches by itself."""
+        self._interrupt = interrupt
+
+    def interrupt(self) -> None:
+        """Do what Ctrl-C does, and do not wait for it."""
+        if self._interrupt is not None:
+            self._interrupt()
+
+    @property
+    def resume_hint(self) -> str:
+        """What to tell after an interrupt."""
+        return f"interrupted; run the same command again to resume ({self._folder})"
 
     def keep(self, task: asyncio.Task[None]) -> None:
         """Hold the task that the run is, for as long as somebody holds the run."""

@@ -10,8 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
+import importlib
 import os
 import secrets
+import signal
+import sys
 import threading
 from collections.abc import Coroutine, Sequence
 from pathlib import Path
@@ -116,14 +120,14 @@ class SimEnv(Checked):
         """Run to the end; see `Recipe.execute`."""
         simulation = self._prepare(recipe)
         try:
-            if _loop_is_running():
-                _beside_a_loop(simulation)
+            if _loop_is_running():  # a notebook's
+                _in_thread(simulation).join()
             else:
                 with asyncio.Runner(loop_factory=_loop_factory()) as runner:
                     runner.run(simulation.run())
         except KeyboardInterrupt:
             # This very class: Python ends by SIGINT for no subclass, and shells see 130.
-            raise KeyboardInterrupt(simulation.resume_hint) from None
+            raise KeyboardInterrupt(simulation.outcome.resume_hint) from None
         simulation.outcome.check()
         return simulation.outcome
 
@@ -228,6 +232,9 @@ class SimEnv(Checked):
 # Runs that `start` began and that are not over.
 _started: set[asyncio.Task[None]] = set()
 
+# Runs in threads of their own that are not over.
+_submitted: set[Run] = set()
+
 
 def recipe_sites(recipe: Recipe) -> list[str]:
     """The sites that a recipe's settings name."""
@@ -281,27 +288,62 @@ def _loop_factory() -> Any:
     return uvloop.new_event_loop
 
 
-def _beside_a_loop(simulation: Simulation) -> None:
-    """Run to the end in a thread while this one, which has a loop, waits (a notebook)."""
-    run = _in_thread(simulation)
-    try:
-        run.join()
-    except KeyboardInterrupt:
-        simulation.interrupt()
-        run.join()
-        raise
-
-
 def _in_thread(simulation: Simulation) -> Run:
     """Run a simulation on a loop in a thread of its own."""
+    run = simulation.outcome
+    run.on_interrupt(simulation.interrupt)
+    make_loop = _loop_factory()  # here, since modules cannot all be imported at the program's end
 
     def work() -> None:
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(_quietly(simulation.run()))
+        try:
+            with asyncio.Runner(loop_factory=make_loop) as runner:
+                runner.run(_quietly(simulation.run()))
+        finally:
+            _submitted.discard(run)
 
-    # Not a daemon: a script that ends after submit() waits for its run.
-    threading.Thread(target=work, name=f"covey {simulation.outcome.get_job_id()}").start()
-    return simulation.outcome
+    _wait_at_exit()
+    _submitted.add(run)
+    # Not a daemon: a program that ends after submit() waits for its run.
+    threading.Thread(target=work, name=f"covey {run.get_job_id()}").start()
+    return run
+
+
+@functools.cache
+def _wait_at_exit() -> None:
+    """Have the end of the program wait for submitted runs, and Ctrl-C end them meanwhile.
+
+    Python joins threads itself, but after it has closed their pools, which a run uses to its
+    end. So this takes the hook by which the pools are closed: who comes last is called first.
+    """
+    importlib.import_module("concurrent.futures.thread")
+    register = getattr(threading, "_register_atexit", None)
+    if register is not None:
+        register(_join_submitted)
+
+
+def _join_submitted() -> None:
+    """Wait for the runs in threads of their own; an uncaught Ctrl-C was meant for them too."""
+    if getattr(sys, "last_type", None) is KeyboardInterrupt:
+        _interrupt_submitted()
+        return
+    try:
+        for run in tuple(_submitted):
+            run.join()
+    except KeyboardInterrupt:
+        _interrupt_submitted()
+        # Nobody is left to raise to; the shell is to see 130 all the same.
+        sys.stdout.flush()
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def _interrupt_submitted() -> None:
+    runs = tuple(_submitted)
+    for run in runs:
+        run.interrupt()
+    for run in runs:
+        run.join()
+        sys.stderr.write(f"{run.resume_hint}\n")
 
 
 async def _quietly(work: Coroutine[Any, Any, None]) -> None:

@@ -83,11 +83,6 @@ class Simulation:
         self._task: asyncio.Task[Any] | None = None
         self._interrupted = False
 
-    @property
-    def resume_hint(self) -> str:
-        """What to tell after an interrupt."""
-        return f"interrupted; run the same command again to resume ({self._folder.path})"
-
     def _place_model(self) -> tuple[bool, int]:
         state = self._checkpoint.load()
         if state is not None:
@@ -165,7 +160,8 @@ class Simulation:
             raise
 
     def _system(self, name: str, registry: Registry) -> System:
-        return System(name, registry=registry, seed=self._folder.seed)
+        check = self._env.check_codec
+        return System(name, registry=registry, seed=self._folder.seed, check_codec=check)
 
     def _abort(self, job: Ref[Job], reason: str) -> None:
         with suppress(ActorError):  # the job has ended meanwhile
@@ -351,7 +347,7 @@ class Simulation:
         data = {
             "status": status.value,
             "error": error,
-            "rounds": self._version,
+            "rounds": self._checkpoint.version,
             "key_metric": best.key_metric,
             "best_round": best.version,
             "best_value": best.value,

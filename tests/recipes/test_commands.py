@@ -196,6 +196,40 @@ def test_ctrl_c_reaches_an_inline_script(lab: Lab) -> None:
     assert "resuming an unfinished run at round 1" in lab.run().stdout
 
 
+@pytest.mark.parametrize("end", ["run.join()", "", "__import__('signal').pause()"])
+def test_ctrl_c_ends_a_submitted_run_wherever_the_main_thread_is(
+    lab: Lab, undisturbed: str, end: str
+) -> None:
+    lab.job()
+    job = lab.folder / "job.py"
+    whole = job.read_text()
+    head, _, _ = whole.replace("recipe.execute", "recipe.submit").partition("print(")
+    job.write_text(head + end)
+    fd = lab.fifo("round-1")
+    process = lab.start()
+    lab.reached(fd, "round-1")
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=GUARD_S)
+    assert process.returncode == -signal.SIGINT, err
+    assert "run the same command again to resume" in err.splitlines()[-1]
+    lab.check_no_process_left()
+    (folder,) = runs(lab)
+    assert not (folder / "summary.json").exists()
+    job.write_text(whole)
+    assert "resuming an unfinished run at round 1" in lab.run().stdout
+    assert digest_of(folder) == undisturbed
+
+
+def test_a_program_that_ends_waits_for_its_submitted_run(lab: Lab) -> None:
+    lab.client()
+    lab.job()
+    job = lab.folder / "job.py"
+    job.write_text(job.read_text().replace("recipe.execute", "recipe.submit"))
+    done = lab.run()
+    assert (done.returncode, done.stderr) == (0, "")
+    assert summary_of(runs(lab)[0])["status"] == "completed"
+
+
 # A full disk ---------------------------------------------------------------------
 
 

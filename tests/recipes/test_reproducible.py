@@ -10,6 +10,7 @@ import pytest
 
 from covey.algorithms.tensors import load_initial
 from covey.recipes import Run, TrainContext
+from covey.transport import Codec
 from tests.recipes.conftest import digest_of
 
 if TYPE_CHECKING:
@@ -78,6 +79,28 @@ def test_functions_give_the_same_bytes_at_any_number_of_threads(lab: Lab) -> Non
         for threads, more in ((1, {}), (4, {}), (2, {"check_codec": True}))
     }
     assert len(digests) == 1
+
+
+def test_a_checked_codec_encodes_links_and_local_messages(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded: set[str] = set()
+    encode = Codec.encode
+
+    def counting(self: Codec, message: Any) -> Any:
+        encoded.add(type(message.message).__name__)
+        return encode(self, message)
+
+    def train(params: dict[str, Any], ctx: TrainContext) -> dict[str, Any]:
+        del ctx
+        return params
+
+    monkeypatch.setattr(Codec, "encode", counting)
+    lab.recipe(train=train).execute(lab.env(2))
+    assert not encoded
+    lab.recipe(train=train).execute(lab.env(2, check_codec=True))
+    assert {"Assign", "Submit"} <= encoded  # between systems
+    assert {"Begin", "Contribute", "Stepped"} <= encoded  # within the server's
 
 
 # What round 0 receives, and what comes of it ------------------------------------
