@@ -269,7 +269,7 @@ def _load(source: Any) -> InitialModel:
     except FileNotFoundError as error:
         raise ConfigError("initial_model", f"{error.filename}: there is no such file") from None
     except (AlgorithmError, OSError) as error:
-        raise ConfigError("initial_model", str(error)) from error
+        raise ConfigError("initial_model", str(error)) from None
 
 
 def find_script(script: str | Path) -> Path:
