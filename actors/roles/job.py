@@ -105,6 +105,7 @@ class Job(Actor):
         self._cut_short: asyncio.Future[Outcome] | None = None
         self._attempts = 0
         self._calls = 0
+        self._streamed: dict[str, int] = {}
         self._sought: dict[str, None] = {}
         self._ending = False
         self._aggregator: Ref[Aggregator]
@@ -404,8 +405,10 @@ class Job(Actor):
 
     @handles
     def streamed(self, msg: Streamed) -> None:
-        """Record a value of a curve."""
-        self._telling.streamed(msg)
+        """Record values of a curve, once."""
+        if self._streamed.get(msg.source, 0) <= msg.first:
+            self._streamed[msg.source] = msg.first + len(msg.values)
+            self._telling.streamed(msg)
 
     def _lose(self, site: str, failure: Failure) -> None:
         """Count a site's failure, once; note whether it is out for good."""

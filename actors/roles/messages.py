@@ -1,8 +1,8 @@
 """What the federation's actors say to each other; ids 100-199.
 
-Three of these move state and may arrive twice: `Register`, `Assign` and
-`Submit`. Each carries a key (site; job, task, round and attempt; site and
-round) by which its receiver recognises a repetition. Tensors never travel in
+Four of these move state and may arrive twice: `Register`, `Assign`, `Submit`
+and `Streamed`. Each carries a key (site; job, task, round and attempt; site and
+round; trainer and number) by which its receiver recognises a repetition. Tensors never travel in
 a message: updates and models are named by `BlobRef`.
 """
 
@@ -172,15 +172,33 @@ class Counted(Record, id=115):
 
 
 @dataclass(frozen=True, slots=True)
-class Streamed(Message["Job", None], id=116):
+class Value:
     """A value that a script streams while it trains."""
 
-    site: str
-    round: int
     key: str
     value: Scalar
     step: int | None
     type: MetricKind
+    round: int
+
+
+@dataclass(frozen=True, slots=True)
+class Streamed(Message["Job", None], id=116):
+    """Values of a script's curves, sent until they are taken; (source, first) is the key.
+
+    Attributes:
+        site: Whose script streams them.
+        source: Address of its trainer, which counts its values anew.
+        first: Number of the first of them.
+        values: The values, in the order in which they were streamed.
+        dropped: How many values the trainer has had no room for by now.
+    """
+
+    site: str
+    source: str
+    first: int
+    values: tuple[Value, ...]
+    dropped: int = 0
 
 
 @dataclass(frozen=True, slots=True)

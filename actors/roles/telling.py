@@ -39,6 +39,7 @@ class Telling:
         self._refused = refused
         self._heard = now()
         self._patience_s = SILENCE_S
+        self._dropped = False
 
     def _record(
         self,
@@ -81,10 +82,22 @@ class Telling:
         self._record(EventKind.SITE_FAILED, number, site, data)
 
     def streamed(self, msg: Streamed) -> None:
-        """A script streams a value."""
-        data = {"key": msg.key, "value": msg.value, "step": msg.step, "type": msg.type}
-        self._record(EventKind.METRIC, msg.round, msg.site, data)
+        """A script streams values; the first that were dropped are told, once in a run."""
+        for each in msg.values:
+            data = {"key": each.key, "value": each.value, "step": each.step, "type": each.type}
+            self._record(EventKind.METRIC, each.round, msg.site, data)
+        if msg.dropped and not self._dropped:
+            self._dropped = True
+            text = (
+                f"{msg.site} streams values faster than they are taken: "
+                f"the oldest {msg.dropped} of those that waited were dropped"
+            )
+            self.notice(msg.site, text)
         self.touch()
+
+    def notice(self, site: str, text: str) -> None:
+        """Something that changes nothing, but should be known."""
+        self._record(EventKind.NOTICE, None, site, {"text": text})
 
     def round_finished(self, work: Round, seconds: float, model_bytes: int) -> None:
         """A round is over; `model_bytes` went to each of its sites."""

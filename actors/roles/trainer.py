@@ -12,18 +12,27 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from covey.client.messages import Metric, Task
 
 from ..downloads.blobs import BlobRef, Blobs
-from ..jobs.function import FunctionFailed
+from ..jobs.function import FunctionFailed, FunctionScript
 from ..jobs.launchers.errors import ScriptFailed
 from ..jobs.launchers.script import Script
-from ..runtime import Actor, ActorError, Ref, Stopped, handles
-from .messages import Assign, Failure, Streamed, Submit, Taken, Update
+from ..runtime import (
+    Actor,
+    ActorError,
+    AskTimeout,
+    MailboxFull,
+    Ref,
+    Stopped,
+    Unreachable,
+    handles,
+)
+from .messages import Assign, Failure, Streamed, Submit, Taken, Update, Value
 
 if TYPE_CHECKING:
     from .job import Job
@@ -39,6 +48,10 @@ SCRIPT_GRACE_S = 2.0
 # Streamed values a trainer holds while the job is slow; the oldest go first,
 # since the newest say most about where training is.
 METRICS_KEPT = 10_000
+# What one message takes of them: one round trip for many values, and, with texts of four
+# bytes a character, less than half of the megabyte that its fields may have.
+BATCH_VALUES = 256
+BATCH_CHARS = 100_000
 
 # What scripts call the number of steps they trained in `meta`: their weight in the mean.
 WEIGHT_KEY = "NUM_STEPS_CURRENT_ROUND"
@@ -85,8 +98,10 @@ class Trainer(Actor):
         # The updates made for a task, which may be asked of any of them.
         self._task: tuple[str, int] | None = None
         self._kept: list[BlobRef] = []
-        self._metrics: deque[Streamed] = deque(maxlen=METRICS_KEPT)
+        self._metrics: deque[Value] = deque(maxlen=METRICS_KEPT)
+        self._streamed = self._dropped = 0
         self._flushing = False
+        self._sending = asyncio.Lock()
 
     async def started(self) -> None:
         """Begin starting the script, so that it is ready when the first task comes."""
@@ -177,7 +192,9 @@ class Trainer(Actor):
 
     def _failed(self, error: Exception, msg: Assign) -> Failure:
         """Give up what cannot be used again; put the failure as data."""
-        own = not isinstance(error, FunctionFailed)
+        late = isinstance(error, TimeoutError) and isinstance(self._script, FunctionScript)
+        # A function can be called again, whatever became of its last call.
+        own = not late and not isinstance(error, FunctionFailed)
         fatal = own and not self._settings.restart
         if own and not self._superseded(msg) and (not fatal or not isinstance(error, ScriptFailed)):
             self._abandon()  # a script that raised, and is not to come again, ends by itself
@@ -255,22 +272,49 @@ class Trainer(Actor):
     # Streamed metrics ------------------------------------------------------
 
     def _on_metric(self, metric: Metric) -> None:
-        site = self._settings.site
-        self._metrics.append(
-            Streamed(site, self._round, metric.key, metric.value, metric.step, metric.kind)
-        )
+        values = self._metrics
+        self._dropped += len(values) == METRICS_KEPT
+        values.append(Value(metric.key, metric.value, metric.step, metric.kind, self._round))
         if not self._flushing:
             self._flushing = True
             self.ctx.run(self._flush(), lambda _: None)
 
     async def _flush(self) -> None:
-        try:
-            while self._metrics:
-                await self._job.tell(self._metrics.popleft())
-        except ActorError:
-            self._metrics.clear()  # curves are worth no retry; the result is
-        finally:
-            self._flushing = False
+        """Send what is there, in order and batch by batch, until the job has it or is gone."""
+        async with self._sending:
+            try:
+                while self._metrics:
+                    values = tuple(_batch(self._metrics))
+                    source, first = self.ctx.ref.text, self._streamed
+                    self._streamed += len(values)
+                    site = self._settings.site
+                    await self._stream(Streamed(site, source, first, values, self._dropped))
+            finally:
+                self._flushing = False
+
+    async def _stream(self, msg: Streamed) -> None:
+        pause, longest = RETRY_S
+        while True:
+            try:
+                await self._job.ask(msg, timeout=SUBMIT_TIMEOUT_S)
+                return
+            except (AskTimeout, MailboxFull, Unreachable):
+                # Whether they were taken is not known; the job knows a repetition.
+                await asyncio.sleep(pause * self.ctx.rng.uniform(0.5, 1.0))
+                pause = min(longest, pause * 2)
+            except ActorError:
+                return  # nobody wants them, or they cannot be sent; the result is worth more
+
+
+def _batch(values: deque[Value]) -> Iterable[Value]:
+    """Take what fits one message, at least one value."""
+    chars = 0
+    for taken in range(min(len(values), BATCH_VALUES)):
+        value = values[0]
+        chars += len(value.key) + (len(value.value) if isinstance(value.value, str) else 0)
+        if taken and chars > BATCH_CHARS:
+            return
+        yield values.popleft()
 
 
 def _weight(value: object) -> float:

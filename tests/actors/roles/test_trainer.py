@@ -93,7 +93,9 @@ def trial(
     async def main() -> None:
         async with asyncio.timeout(30), System("site-1") as system:
             results: asyncio.Queue[Submit] = asyncio.Queue()
-            desk = await system.spawn(lambda: Desk(results, streamed or []), name="desk")
+            desk = await system.spawn(
+                lambda: Desk(results, [] if streamed is None else streamed), name="desk"
+            )
             made = TrainerSettings("site-1", start, blobs, **settings)
             job = cast("Any", desk)
             ref = await system.spawn(lambda: Trainer(made, job, "job"), name="trainer")
@@ -265,7 +267,7 @@ def test_restarting_starts_within_its_slot() -> None:
 
 
 def test_streamed_values_come_before_the_result_and_in_order() -> None:
-    streamed: list[Streamed] = [Streamed("", -1, "", 0.0, None, "scalar")]
+    streamed: list[Streamed] = []
     seen: list[list[object]] = []
 
     async def start(on_metric: Callable[[Metric], None]) -> Script:
@@ -279,7 +281,7 @@ def test_streamed_values_come_before_the_result_and_in_order() -> None:
     async def test(bench: Bench) -> None:
         await bench.give(0)
         await bench.result()
-        seen.append([value.step for value in streamed[1:]])
+        seen.append([value.step for msg in streamed for value in msg.values])
 
     trial(test, start, streamed)
     assert seen == [list(range(100))]
