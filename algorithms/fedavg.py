@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 import numpy as np
 
 from .aggregation import Aggregation, UpdateInfo
-from .errors import BadSetting
+from .errors import BadSetting, BadUpdate
 from .tensors.dtypes import F64
 
 
@@ -51,9 +51,15 @@ class FedAvg(Aggregation):
         """The reported weight times the site's factor.
 
         Raises:
-            BadUpdate: The reported weight is negative, infinite or not a number.
+            BadUpdate: The reported weight is negative, infinite or not a number, or too large
+                for the factor.
         """
-        return super().weigh(info) * self.aggregation_weights.get(info.site, 1.0)
+        factor = self.aggregation_weights.get(info.site, 1.0)
+        weight = super().weigh(info) * factor
+        if not math.isfinite(weight):
+            why = f"{info.site} sent a weight of {info.weight}, which times {factor} is infinite"
+            raise BadUpdate("", why)
+        return weight
 
     def accumulator(self, elements: int, updates: int) -> WeightedMean:
         """A running weighted sum; memory does not depend on the number of updates."""

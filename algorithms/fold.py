@@ -237,8 +237,11 @@ def _check_weights(updates: Sequence[Contribution]) -> None:
     for update in updates:
         if not (math.isfinite(update.weight) and update.weight >= 0):
             raise BadUpdate("", f"{update.site} has a weight of {update.weight}")
-    if not sum(update.weight for update in updates) > 0:
+    total = sum(update.weight for update in updates)
+    if not total > 0:
         raise BadSetting("updates", "all weights are zero")
+    if not math.isfinite(total):
+        raise BadSetting("updates", "the sum of their weights is infinite; send smaller weights")
 
 
 def _distinct_layouts(

@@ -110,7 +110,7 @@ class Aggregator(Actor):
             except NonFiniteUpdate as error:
                 unfit[error.site] = str(error)
                 updates = [update for update in updates if update.site != error.site]
-            except BadSetting as error:
+            except (BadSetting, BadUpdate) as error:
                 raise Rejected("nothing-to-aggregate", error.why) from error
             except OSError as error:
                 path = self._checkpoint.path(msg.round + 1)

@@ -137,6 +137,8 @@ class Job(Actor):
             if not work.done():
                 work.cancel()
                 await asyncio.wait([work])
+                if not work.cancelled():
+                    work.exception()  # what went wrong in its clean-up changes nothing now
         if cut_short.done():
             return cut_short.result()
         try:

@@ -193,3 +193,26 @@ def test_a_disk_that_refuses_is_named(tmp_path: Path) -> None:
             await bench.step()
 
     trial(tmp_path, test)
+
+
+def test_a_weight_that_is_infinite_with_its_factor_is_refused(tmp_path: Path) -> None:
+    async def test(bench: Bench) -> None:
+        counted = await bench.send("site-1", bench.update(1.0, 1.7e308))
+        assert counted.verdict == "refused"
+        assert "site-1 sent a weight" in counted.text
+        assert (await bench.send("site-2", bench.update(2.0))).verdict == "accepted"
+        assert (await bench.step()).folded == ("site-2",)
+
+    trial(tmp_path, test, aggregation_weights={"site-1": 10.0})
+
+
+def test_an_infinite_sum_of_weights_is_answered_and_survived(tmp_path: Path) -> None:
+    async def test(bench: Bench) -> None:
+        for site in SITES:
+            assert (await bench.send(site, bench.update(1.0, 1.7e308))).verdict == "accepted"
+        with pytest.raises(Rejected, match="sum of their weights is infinite"):
+            await bench.step()
+        with pytest.raises(Rejected):
+            await bench.step()
+
+    trial(tmp_path, test)
