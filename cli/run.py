@@ -10,7 +10,6 @@ the job file imports are loaded side by side.
 
 from __future__ import annotations
 
-import copy
 import json
 import sys
 from collections.abc import Generator
@@ -112,23 +111,22 @@ def _environment(module: ModuleType, options: RunOptions, template: Template | N
     if given is not None and not isinstance(given, SimEnv):
         kind = type(given).__name__
         raise CommandError(f"{options.file}: `env` is a {kind}; covey run needs a SimEnv")
-    env = copy.copy(given) if given is not None else SimEnv()
-    if options.clients is not None:
-        env.sites = SimEnv(options.clients).sites
-    if options.threads is not None:
-        env.num_threads = options.threads
-    if options.seed is not None:
-        env.seed = options.seed
-    if options.workspace is not None:
-        env.workspace = options.workspace
-    if options.isolation is not None:
-        env.isolation = options.isolation
-    if template is not None and env.isolation == "process":
-        env.template = template
-    env.resume = env.resume and not options.fresh
-    env.verbose = env.verbose or options.verbose
-    env.progress = env.progress and not options.json
-    return env
+    env = given if given is not None else SimEnv()
+    asked = {
+        "num_clients": options.clients,
+        "num_threads": options.threads,
+        "seed": options.seed,
+        "workspace": options.workspace,
+        "isolation": options.isolation,
+    }
+    env = env.replace(
+        **{name: value for name, value in asked.items() if value is not None},
+        resume=env.resume and not options.fresh,
+        verbose=env.verbose or options.verbose,
+        progress=env.progress and not options.json,
+    )
+    forks = template is not None and env.isolation == "process"
+    return env.replace(template=template) if forks else env
 
 
 def _tell(run: Run, options: RunOptions) -> None:

@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import functools
 import importlib
+import inspect
 import os
 import secrets
 import signal
@@ -19,7 +20,7 @@ import sys
 import threading
 from collections.abc import Coroutine, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from covey.actors.jobs.launchers.fork import FORK_IS_SAFE, Template
 from covey.actors.jobs.launchers.imports import scan
@@ -113,6 +114,14 @@ class SimEnv(Checked):
 
     def __repr__(self) -> str:
         return f"<SimEnv: {len(self.sites)} clients, {self.num_threads} at once>"
+
+    def replace(self, **settings: Any) -> Self:
+        """A copy with other settings, such as `seed=2`; raises `ConfigError`."""
+        known = inspect.signature(type(self)).parameters
+        kept = {name: getattr(self, name) for name in known if hasattr(self, name)}
+        if "num_clients" not in settings:
+            kept["clients"] = self.sites
+        return type(self)(**(kept | settings))
 
     # What recipes call -----------------------------------------------------
 

@@ -206,6 +206,25 @@ def test_what_cannot_work_is_told_before_anything_runs(
     assert not (tmp_path / "covey_runs").exists()
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "told"),
+    [
+        ("--seed", "-1", "seed: -1; must be a whole number of at least 0"),
+        ("--seed", str(2**63), "must be less than 2**63"),
+        ("--clients", "0", "clients"),
+    ],
+)
+def test_an_option_is_checked_as_the_setting_is(
+    tmp_path: Path, option: str, value: str, told: str
+) -> None:
+    (tmp_path / "job.py").write_text(BY_FUNCTION)
+    done = command(tmp_path, option, value)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "covey_runs").exists()
+
+
 def test_a_module_that_the_script_misses_is_named(tmp_path: Path) -> None:
     write(tmp_path)
     client = tmp_path / "client.py"

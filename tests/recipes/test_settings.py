@@ -128,6 +128,28 @@ def test_a_copy_with_other_settings_leaves_the_first_alone(lab: Lab) -> None:
             recipe.replace(**settings)
 
 
+def test_a_copy_of_an_environment_is_checked_as_the_first_was() -> None:
+    env = SimEnv(clients=["a", "b"], num_threads=3, verbose=True)
+    other = env.replace(seed=4)
+    assert (other.sites, other.num_threads, other.verbose, other.seed) == (("a", "b"), 3, True, 4)
+    assert env.seed is None
+    assert env.replace(num_clients=1).sites == ("site-1",)
+    assert env.replace(clients=["c"]).sites == ("c",)
+    for settings, setting, text in ENVIRONMENTS:
+        with pytest.raises(ConfigError) as caught:
+            env.replace(**settings)
+        assert caught.value.setting == setting
+        assert text in str(caught.value)
+
+
+def test_a_refused_model_file_is_told_without_its_cause(lab: Lab) -> None:
+    lab.client()
+    (lab.folder / "model.pkl").write_bytes(b"\x80\x04.")
+    with pytest.raises(ConfigError) as caught:
+        lab.recipe(initial_model=lab.folder / "model.pkl")
+    assert caught.value.__suppress_context__
+
+
 def test_tracking_is_checked_when_it_is_added(lab: Lab) -> None:
     lab.client()
     recipe = lab.recipe()
