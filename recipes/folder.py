@@ -100,19 +100,29 @@ class RunFolder:
     def find_unfinished(
         cls, workspace: Path, manifest: JobManifest, seed: int | None
     ) -> Self | None:
-        """The latest run of this manifest that was cut off, locked; None if there is none."""
+        """The latest run of this manifest and seed, locked, if it was cut off; else None.
+
+        A later run that is over, or is running, has made an earlier one that was cut off obsolete.
+        """
         for path, config in folders(workspace / manifest.name):
-            if (path / SUMMARY).exists() or config.get("digest") != manifest.digest:
+            if config.get("digest") != manifest.digest:
                 continue
             if seed is not None and config.get("seed") != seed:
                 continue
-            lock = _lock(path)
-            if lock is None:
-                continue
-            # Once more: it may have finished before the lock was ours.
-            if not (path / SUMMARY).exists():
-                return cls(path, lock, config)
-            os.close(lock)
+            return cls._unfinished(path, config)
+        return None
+
+    @classmethod
+    def _unfinished(cls, path: Path, config: Mapping[str, Any]) -> Self | None:
+        if (path / SUMMARY).exists():
+            return None
+        lock = _lock(path)
+        if lock is None:
+            return None
+        # Once more: it may have finished before the lock was ours.
+        if not (path / SUMMARY).exists():
+            return cls(path, lock, config)
+        os.close(lock)
         return None
 
     def summarise(self, summary: Mapping[str, Any]) -> None:
@@ -130,11 +140,19 @@ def folders(parent: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
     """All run folders below `parent` with their configuration, latest first."""
     if not parent.is_dir():
         return
-    for path in sorted(parent.iterdir(), reverse=True):
+    for path in sorted(parent.iterdir(), key=_begun, reverse=True):
         with suppress(OSError, ValueError):
             config: Any = json.loads((path / CONFIG).read_text())
             if isinstance(config, dict):
                 yield path, cast("dict[str, Any]", config)
+
+
+def _begun(path: Path) -> tuple[str, int]:
+    """When a run began: the second in its folder's name, and within it by its first file."""
+    try:
+        return path.name.partition("-")[0], (path / CONFIG).stat().st_mtime_ns
+    except OSError:
+        return path.name, 0
 
 
 def is_running(path: Path) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,23 @@ def test_a_finished_run_is_not_found(tmp_path: Path) -> None:
     folder.summarise({"status": "failed"})
     folder.close()
     assert find(tmp_path) is None
+
+
+def begun(workspace: Path, name: str, seed: int) -> Path:
+    """A run of a second in which others began too, cut off."""
+    folder = create(workspace, seed=seed)
+    folder.close()
+    path = folder.path.rename(folder.path.with_name(f"20200101T000000Z-{name}"))
+    os.utime(path / "config.json", ns=(seed, seed))
+    return path
+
+
+def test_a_run_cut_off_does_not_come_back_after_a_later_one(tmp_path: Path) -> None:
+    older, later = begun(tmp_path, "ffffff", 4), begun(tmp_path, "000000", 5)
+    assert find(tmp_path) == later
+    (later / "summary.json").write_text("{}")
+    assert find(tmp_path) is None
+    assert find(tmp_path, seed=4) == older  # another seed's run says nothing about it
 
 
 def test_a_run_that_finishes_while_it_is_looked_at_is_not_taken(
