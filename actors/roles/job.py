@@ -97,7 +97,7 @@ class Job(Actor):
         self._plan = plan
         self._trainers: dict[str, Ref[Trainer]] = {}
         self._sites_by_trainer: dict[str, str] = {}
-        self._out: dict[str, Failure] = {}
+        self._out = dict(plan.progress.out)
         self._model = BlobRef(b"", 0)
         self._version = plan.version
         self._round: Round | None = None
@@ -124,6 +124,8 @@ class Job(Actor):
             restart=Restart.never(),
         )
         self._telling.started()
+        for site, failure in self._out.items():
+            self._telling.stays_out(site, failure)
         self.ctx.every(1.0, Watchdog())
         self.ctx.run(self._live(self._cut_short), _ended)
 
@@ -187,7 +189,7 @@ class Job(Actor):
 
     async def _deploy(self) -> None:
         """Have each site make its trainer; one whose link broke has time to come back."""
-        sites = {self._site(site): site for site in self._plan.sites}
+        sites = {self._site(site): site for site in self._plan.sites if site not in self._out}
         answers = await broadcast(sites, self._call_for_trainer(), timeout=PUSH_TIMEOUT_S)
         missing: list[tuple[str, ActorError]] = []
         for ref, answer in answers.items():
@@ -272,9 +274,16 @@ class Job(Actor):
             self._plan.blobs.release(stepped.model.rid)
             raise self._quorum_lost(self._round)
         self._version = round + 1
-        self._plan.checkpoint.commit(self._version, self._plan.progress.state())
+        self._commit(self._version)
         self._plan.blobs.release(self._model.rid)
         self._model = stepped.model
+
+    def _commit(self, version: int) -> None:
+        """Make a version count, with all that a resumed run must know."""
+        progress, sought = self._plan.progress, self._sought
+        # Those that are looked for may come back, to this run and to a resumed one.
+        progress.out = {site: why for site, why in self._out.items() if site not in sought}
+        self._plan.checkpoint.commit(version, progress.state())
 
     @property
     def stopped(self) -> bool:
@@ -302,7 +311,7 @@ class Job(Actor):
         self._telling.round_finished(work, self.ctx.now - began, self._model.size)
         if work.done and self._plan.progress.best.offer(round, work.metrics()):
             self._plan.checkpoint.mark_best(round)
-            self._plan.checkpoint.commit(round, self._plan.progress.state())
+            self._commit(round)
 
     # One round -------------------------------------------------------------
 

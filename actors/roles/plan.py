@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from covey.algorithms import Aggregation, BestModel, Patience, StopCondition
@@ -44,6 +44,7 @@ class Progress:
         stop: What is good enough, or None.
         stopped: Whether training is to end before its last round.
         evaluators: Sites that can be asked to evaluate alone.
+        out: Sites that can do nothing more for the job, and why.
     """
 
     best: BestModel
@@ -51,6 +52,7 @@ class Progress:
     stop: StopCondition | None = None
     stopped: bool = False
     evaluators: dict[str, None] = field(default_factory=dict[str, None])
+    out: dict[str, Failure] = field(default_factory=dict[str, Failure])
 
     def state(self) -> dict[str, Any]:
         """A form for JSON."""
@@ -59,6 +61,7 @@ class Progress:
             "best_value": self.best.value,
             "stopped": self.stopped,
             "evaluators": list(self.evaluators),
+            "out": {site: asdict(failure) for site, failure in self.out.items()},
         }
         if self.patience is not None:
             state |= {"patience_best": self.patience.best, "patience_waited": self.patience.waited}
@@ -70,6 +73,7 @@ class Progress:
         self.best.value = state.get("best_value")
         self.stopped = bool(state.get("stopped"))
         self.evaluators = dict.fromkeys(state.get("evaluators", ()))
+        self.out = {site: Failure(**data) for site, data in state.get("out", {}).items()}
         if self.patience is not None:
             self.patience.best = state.get("patience_best")
             self.patience.waited = int(state.get("patience_waited", 0))

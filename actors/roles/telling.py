@@ -95,6 +95,11 @@ class Telling:
             self.notice(msg.site, text)
         self.touch()
 
+    def stays_out(self, site: str, failure: Failure) -> None:
+        """A site had failed for good before the run was resumed."""
+        text = f"{site} stays out: it failed before with {failure.kind}: {failure.text}"
+        self.notice(site, text)
+
     def notice(self, site: str, text: str) -> None:
         """Something that changes nothing, but should be known."""
         self._record(EventKind.NOTICE, None, site, {"text": text})

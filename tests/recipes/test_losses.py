@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from covey.recipes import JobFailed
+from tests.recipes.conftest import digest_of
 
 if TYPE_CHECKING:
     from tests.recipes.conftest import Lab
@@ -17,3 +18,28 @@ def test_weights_with_an_infinite_sum_fail_the_run_and_say_so(lab: Lab) -> None:
     with pytest.raises(JobFailed, match="the sum of their weights is infinite"):
         lab.recipe().execute(lab.env())
     lab.check_no_process_left()
+
+
+OUT = """
+    if (site, round) == ("site-3", 1):
+        raise ValueError("no more data")
+    if site == "site-2":
+        reach(f"round-{round}")
+"""
+
+
+def test_a_resumed_run_remembers_which_sites_are_out(lab: Lab) -> None:
+    lab.client(OUT)
+    lab.job("[('min_clients', 2), ('num_rounds', 5)]")
+    done = lab.run(COVEY_WORKSPACE=str(lab.folder / "undisturbed"))
+    assert done.returncode == 0, done.stderr
+    (undisturbed,) = (lab.folder / "undisturbed" / "job").iterdir()
+    lab.kill_at("round-3")
+    lab.check_no_process_left()
+    done = lab.run()
+    assert done.returncode == 0, done.stderr
+    assert "resuming an unfinished run at round 3" in done.stdout
+    assert "site-3 stays out: it failed before with ValueError: no more data" in done.stdout
+    (folder,) = (lab.folder / "covey_runs" / "job").iterdir()
+    assert digest_of(folder) == digest_of(undisturbed)
+    assert len((lab.folder / "site-3.pids").read_text().splitlines()) == 2
