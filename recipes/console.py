@@ -200,6 +200,7 @@ class _State:
         self.answered = 0
         self.failed_sites: list[str] = []
         self._failures: list[RunEvent] = []
+        self._failed = 0
         self._started_at = 0.0
         self._sites = 0
         self._round: int | None = None
@@ -232,7 +233,9 @@ class _State:
 
     def fail(self, event: RunEvent) -> None:
         self.failed_sites.append(str(event.site))
-        self._failures = [*self._failures[: _MAX_FAILURES - 1], event]
+        self._failed += 1
+        if len(self._failures) < _MAX_FAILURES:
+            self._failures.append(event)
 
     def progress(self) -> str:
         return f"round {self._round}: {self.answered} of {_count(self._sites, 'site')}"
@@ -265,12 +268,17 @@ class _State:
         done = f"{_count(data.get('rounds'), 'round')} in {seconds}"
         lines = [(f"status: {status}, {done}", "green" if completed else "red")]
         if completed:
-            lines += [(f"failed: {_who_and_where(failure)}", "red") for failure in self._failures]
+            lines += [(text, "red") for text in self._failed_sites()]
         if self._folder is not None:
             lines += [(text, "") for text in self._where_to_look(self._folder, data)]
         if not completed and failures:
             lines += [(text, "red") for text in failure_block(data)]
         return lines
+
+    def _failed_sites(self) -> list[str]:
+        lines = [f"failed: {_who_and_where(failure)}" for failure in self._failures]
+        more = self._failed - len(lines)
+        return [*lines, f"and {more} more, see summary.json"] if more else lines
 
     def _where_to_look(self, folder: Path, data: Mapping[str, Any]) -> list[str]:
         lines = [f"result: {short(folder)}"]

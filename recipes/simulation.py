@@ -18,6 +18,7 @@ from covey.actors.jobs.function import FunctionClients
 from covey.actors.jobs.launchers.fork import ForkLauncher, Template
 from covey.actors.jobs.launchers.script import Launcher, ScriptSettings
 from covey.actors.jobs.states import RunStatus
+from covey.actors.jobs.threads import Slots
 from covey.actors.observe.events import EventKind, RunEvent
 from covey.actors.observe.journal import Journal
 from covey.actors.roles.job import Abort, Job
@@ -45,6 +46,9 @@ _STARTING = 256
 # are killed, which takes milliseconds.
 _INTERRUPTED = "interrupted"
 _INTERRUPT_S = 1.0
+
+# Failures that the summary lists; all of them are in the log of events.
+_MOST_FAILURES = 100
 
 # About 10 MB of objects of a hundred bytes before the collector looks at them.
 COLLECT_OBJECTS = 100_000
@@ -77,11 +81,12 @@ class Simulation:
         self._console = Console(verbose=env.verbose, failures=False) if env.progress else None
         self._trackers = [_tracker(kind, folder.path) for kind in recipe.tracking]
         self._subscribe()
-        self._slots = asyncio.Semaphore(env.num_threads)
+        self._slots = Slots(env.num_threads)
         self._done = asyncio.Event()
         self._nodes: list[System] = []  # the server's first, then the sites'
         self._task: asyncio.Task[Any] | None = None
         self._interrupted = False
+        self._failures: list[RunEvent] = []
 
     def _place_model(self) -> tuple[bool, int]:
         state = self._checkpoint.load()
@@ -107,6 +112,8 @@ class Simulation:
     def _watch(self, event: RunEvent) -> None:
         if event.kind is EventKind.RUN_FINISHED:
             self._done.set()
+        elif event.kind is EventKind.SITE_FAILED and len(self._failures) < _MOST_FAILURES:
+            self._failures.append(event)
 
     # The run ---------------------------------------------------------------
 
@@ -242,7 +249,7 @@ class Simulation:
     async def _trainers(self, stack: AsyncExitStack) -> Callable[[str, str], TrainerSettings]:
         """How the trainer of (site, job) is set up."""
         if self._recipe.train is not None:
-            return self._function_trainers(self._recipe.train)
+            return self._function_trainers(self._recipe.train, stack)
         launcher = self._launcher()
         stack.push_async_callback(launcher.close)
         env, kept = self._env, dict(os.environ)
@@ -262,7 +269,9 @@ class Simulation:
 
         return settings
 
-    def _function_trainers(self, train: Any) -> Callable[[str, str], TrainerSettings]:
+    def _function_trainers(
+        self, train: Any, stack: AsyncExitStack
+    ) -> Callable[[str, str], TrainerSettings]:
         excluded = tuple(self._recipe.aggregation().excluded)
         # A deadline begins once a task has its slot, so the trainer must take it then.
         timed = self._recipe.task_timeout is not None
@@ -272,8 +281,10 @@ class Simulation:
             job_id=self._folder.id,
             seed=self._folder.seed,
             exclude=excluded,
-            slots=asyncio.Semaphore(len(self._env.sites)) if timed else self._slots,
+            slots=self._slots,
+            slots_are_held=timed,
         )
+        stack.callback(clients.close)
 
         def settings(site: str, job: str) -> TrainerSettings:
             del job
@@ -330,7 +341,10 @@ class Simulation:
     def _placement(self) -> list[str]:
         if not self._env.gpus_per_client:
             return []
-        return [f"{site} sees device {self._gpus_of(site)}" for site in self._env.sites]
+        return [
+            f"{site} sees device {', '.join(map(str, self._gpus_of(site)))}"
+            for site in self._env.sites
+        ]
 
     # The end ---------------------------------------------------------------
 
@@ -378,6 +392,7 @@ class Simulation:
             "status": final.data["status"],
             "error": final.data["error"],
             "site": final.site,
+            "failures": [_failure(event) for event in self._failures],
             "rounds": final.data["rounds"],
             "seconds": round(final.time - self._began, 3),
             "key_metric": best.key_metric,
@@ -403,6 +418,12 @@ class Simulation:
         finally:
             self._folder.close()
             self.outcome.finish()
+
+
+def _failure(event: RunEvent) -> dict[str, Any]:
+    """A site's failure, as the summary has it."""
+    what = {key: event.data.get(key) for key in ("kind", "text", "file", "line")}
+    return {"site": event.site, "round": event.round, **what}
 
 
 @contextmanager

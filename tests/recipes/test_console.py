@@ -195,7 +195,13 @@ def test_many_failures_are_counted_not_listed(out: io.StringIO) -> None:
     story.start()
     story.round(0, ok=1, failed=60)
     story.finish()
-    assert len(lines(out)) == 1 + 3 + 1 + 1 + 3
+    assert len(lines(out)) == 1 + 3 + 1 + 1 + 3 + 1
+    assert [line.partition(" in ")[0] for line in lines(out)[-4:-1]] == [
+        "failed: site-2",
+        "failed: site-3",
+        "failed: site-4",
+    ]
+    assert lines(out)[-1] == "and 57 more, see summary.json"
     assert "round 0  1 ok, 60 failed  " in out.getvalue()
 
 

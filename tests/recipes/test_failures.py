@@ -66,10 +66,26 @@ def test_one_site_may_fail_where_enough_others_are_left(lab: Lab) -> None:
     ((site, failure),) = failures(run).items()
     assert (site, failure["kind"], failure["text"]) == ("site-2", "ValueError", "no such batch")
     assert Path(failure["file"]) == lab.folder / "client.py"
+    place = {"file": failure["file"], "line": failure["line"]}
+    assert summary_of(run.get_result())["failures"] == [
+        {"site": "site-2", "round": 2, "kind": "ValueError", "text": "no such batch", **place}
+    ]
     answered = [(row["round"], row["site"]) for row in run.metrics if row["site"] != "global"]
     assert answered.count((1, "site-2")) == 1
     assert {site for round, site in answered if round >= 2} == {"site-1", "site-3"}
     lab.check_no_process_left()
+
+
+def test_the_summary_lists_a_hundred_failures_at_most(lab: Lab) -> None:
+    def train(params: dict[str, Any], ctx: TrainContext) -> dict[str, Any]:
+        if ctx.site != "site-1":
+            raise ValueError("no such batch")
+        return params
+
+    run = lab.recipe(train=train, num_rounds=2, min_clients=1).execute(lab.env(81))
+    told = summary_of(run.get_result())["failures"]
+    assert len(told) == 100
+    assert [failure["round"] for failure in told].count(0) == 80
 
 
 def test_a_site_too_few_fails_the_run_and_keeps_the_last_good_model(lab: Lab) -> None:
