@@ -65,6 +65,30 @@ def test_a_failed_run_exits_with_1_and_the_users_line_is_last(lab: Lab) -> None:
     lab.check_no_process_left()
 
 
+# Devices --------------------------------------------------------------------------
+
+
+def test_each_client_sees_its_device_and_the_placement_is_printed(lab: Lab) -> None:
+    lab.client("(FOLDER / f'{site}.device').write_text(os.environ['CUDA_VISIBLE_DEVICES'])")
+    lab.job(env="gpus_per_client=1")
+    done = lab.run(CUDA_VISIBLE_DEVICES="0,1")
+    assert done.returncode == 0, done.stderr
+    devices = {path.stem: path.read_text() for path in lab.folder.glob("*.device")}
+    assert devices == {"site-1": "0", "site-2": "1", "site-3": "0"}
+    for site, device in devices.items():
+        assert f"{site} sees device {device}" in done.stdout.splitlines()
+
+
+def test_more_devices_than_are_visible_are_refused(lab: Lab) -> None:
+    lab.client()
+    lab.job(env="gpus_per_client=3")
+    done = lab.run(CUDA_VISIBLE_DEVICES="0,1")
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert last.endswith("ConfigError: gpus_per_client: 3, but 2 devices are visible")
+    assert not lab.folders()
+
+
 # Killed, and run again ----------------------------------------------------------
 
 
