@@ -21,11 +21,11 @@ TemplateName = Literal["torch", "numpy", "sklearn"]
 
 _FOLDER: Final = Path(__file__).with_name("templates")
 
-#: Packages that a template's files import and that covey does not bring: (module, extra).
+#: Packages that a template's files import and that covey does not bring: (module, package).
 _NEEDS: Final[Mapping[TemplateName, Sequence[tuple[str, str]]]] = {
-    "torch": (("sklearn", "examples"), ("tensorboard", "tracking")),
+    "torch": (("sklearn", "scikit-learn"), ("tensorboard", "tensorboard")),
     "numpy": (),
-    "sklearn": (("sklearn", "examples"),),
+    "sklearn": (("sklearn", "scikit-learn"),),
 }
 
 
@@ -69,8 +69,8 @@ def _tell(folder: Path, template: TemplateName, files: Sequence[Path]) -> None:
         f"    cd {shlex.quote(str(folder))}",
         "    covey run",
     ]
-    missing = [extra for module, extra in _NEEDS[template] if not importlib.util.find_spec(module)]
+    missing = [name for module, name in _NEEDS[template] if not importlib.util.find_spec(module)]
     if missing:
         lines += ["it needs more than is installed:"]
-        lines += [f"    pip install 'covey[{','.join(missing)}]'"]
+        lines += [f"    pip install {' '.join(missing)}"]
     sys.stdout.write("\n".join(lines) + "\n")

@@ -15,15 +15,15 @@ class TrackingUnavailable(ObserveError):
 
     Attributes:
         tracker: The tracker asked for.
-        extra: The extra of covey that brings what it needs.
+        package: The package that brings what it needs.
         why: What the import said.
     """
 
-    def __init__(self, tracker: str, extra: str, why: str) -> None:
+    def __init__(self, tracker: str, package: str, why: str) -> None:
         self.tracker = tracker
-        self.extra = extra
+        self.package = package
         self.why = why
         super().__init__(
             f"{tracker} tracking is not available: {why}; install it with: "
-            f"pip install 'covey[{extra}]'"
+            f"pip install {package}"
         )

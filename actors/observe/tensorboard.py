@@ -147,7 +147,7 @@ class _Protos:
             self._writer: Any = _load("summary.writer.record_writer").RecordWriter
         except Exception as error:  # also a protobuf of another age, which raises TypeError
             why = f"{type(error).__name__}: {error}"
-            raise TrackingUnavailable("TensorBoard", "tracking", why) from error
+            raise TrackingUnavailable("TensorBoard", "tensorboard", why) from error
         self._text_metadata: Any = metadata(plugin_data={"plugin_name": "text"})
 
     def scalar(self, tag: str, value: float) -> Any:

@@ -68,6 +68,6 @@ def test_what_a_template_needs_and_is_not_installed_is_named(
 
     monkeypatch.setattr("importlib.util.find_spec", nothing)
     make(tmp_path / "a", "torch")
-    assert "pip install 'covey[examples,tracking]'" in capsys.readouterr().out
+    assert "pip install scikit-learn tensorboard" in capsys.readouterr().out
     make(tmp_path / "b", "numpy")
     assert "pip install" not in capsys.readouterr().out

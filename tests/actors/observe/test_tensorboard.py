@@ -110,18 +110,18 @@ def test_more_sites_than_open_files_are_no_trouble(tmp_path: Path) -> None:
     assert len(os.listdir(tmp_path)) == 51
 
 
-def test_a_missing_package_names_the_extra_to_install(
+def test_a_missing_package_names_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def missing(name: str) -> object:
         raise ModuleNotFoundError(f"No module named {name!r}")
 
     monkeypatch.setattr(tensorboard, "_load", missing)
-    with pytest.raises(TrackingUnavailable, match=r"pip install 'covey\[tracking\]'"):
+    with pytest.raises(TrackingUnavailable, match="pip install tensorboard"):
         TensorBoardTracker(tmp_path)
     with pytest.raises(TrackingUnavailable) as caught:
         tensorboard.require()
-    assert (caught.value.tracker, caught.value.extra) == ("TensorBoard", "tracking")
+    assert (caught.value.tracker, caught.value.package) == ("TensorBoard", "tensorboard")
 
 
 def test_tracking_never_imports_torch(tmp_path: Path) -> None:
