@@ -107,6 +107,7 @@ class Job(Actor):
         self._calls = 0
         self._streamed: dict[str, int] = {}
         self._sought: dict[str, None] = {}
+        self._stepping = False
         self._ending = False
         self._aggregator: Ref[Aggregator]
         self._telling: Telling
@@ -266,7 +267,12 @@ class Job(Actor):
     async def step(self, round: int) -> None:
         """Aggregate into the next version, and commit it."""
         # A fold takes as long as it takes; the aggregator's death would end the wait.
-        stepped = await self._aggregator.ask(Step(round, self._plan.sites), timeout=float("inf"))
+        self._stepping = True
+        try:
+            step = Step(round, self._plan.sites)
+            stepped = await self._aggregator.ask(step, timeout=float("inf"))
+        finally:
+            self._stepping = False
         for site, text in stepped.unfit.items():
             self._spoil(site, text)
         assert self._round is not None
@@ -391,6 +397,9 @@ class Job(Actor):
         work = self._round
         if work is None or (msg.task, msg.round) != (work.task, work.number) or self._ending:
             return Counted("late", f"round {msg.round} is over")
+        if self._stepping:
+            # The aggregator could only say so when it has folded: all others would wait.
+            return Counted("late", f"round {msg.round} is being aggregated")
         if isinstance(msg.outcome, Failure):
             self._lose(msg.site, msg.outcome)
             return Counted("accepted")
@@ -468,7 +477,7 @@ class Job(Actor):
         if site in self._out or before == (self._trainers.get(site), False):
             return  # it cannot work, or has never been away
         work = self._round
-        if work is not None and site not in work.done:
+        if work is not None and site not in work.done and not work.settled:
             work.reopen(site)
             self._attempts += 1
             await self._push_again(work, site, self._assignment(work))
