@@ -150,6 +150,12 @@ class Context:
         result: T | Exception
         try:
             result = await work
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            # Nobody cancels this task: something that the work awaited was cancelled.
+            result = RuntimeError("the work was cancelled from inside")
         except Exception as error:
             result = error
         message = then(result)

@@ -308,3 +308,27 @@ def test_a_spawn_that_is_cancelled_ends_the_actor() -> None:
             assert system.statistics().actors == ()
 
     simulate(main)
+
+
+class Hopeful(Actor):
+    """Awaits what somebody else cancels."""
+
+    def __init__(self, results: asyncio.Queue[object]) -> None:
+        self._results = results
+
+    async def started(self) -> None:
+        awaited = asyncio.get_running_loop().create_future()
+        self.ctx.run(awaited, self._results.put_nowait)
+        self.ctx.system.loop.call_soon(awaited.cancel)
+
+
+def test_work_that_is_cancelled_from_inside_is_told_of() -> None:
+    async def main() -> None:
+        async with System("s") as system:
+            results: asyncio.Queue[object] = asyncio.Queue()
+            await system.spawn(lambda: Hopeful(results), name="hopeful")
+            result = await asyncio.wait_for(results.get(), 10)
+            assert isinstance(result, RuntimeError)
+            assert "cancelled from inside" in str(result)
+
+    simulate(main)
