@@ -1,9 +1,9 @@
 """Clients by function: `train=fn` in place of a script, thousands in one process.
 
 A function is called with the parameters and a context, and returns the update.
-It is called on the loop while it is quick, in a worker thread once a call has
-taken long enough to be felt; the numbers are the same, since every random draw
-comes from the context and every client has parameters of its own.
+It is called in a thread (`threads`) until a call has proved quick, and then on the
+loop until one was slow; the numbers are the same, since every random draw comes
+from the context and every client has parameters of its own.
 """
 
 from __future__ import annotations
@@ -11,27 +11,37 @@ from __future__ import annotations
 import asyncio
 import inspect
 import linecache
+import math
+import threading
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
 import numpy as np
 
-from covey.algorithms import AlgorithmError, derive, generator
+from covey.algorithms import derive, generator
 from covey.client import FLModel, ParamsType
 from covey.client.messages import Answer, Metric, Task
 
 from .launchers.errors import Fault, ScriptError, ScriptFailed
 from .launchers.script import Outcome
 from .parameters import Parameters, Params
+from .threads import Slots, Threads
 
-# A call that holds the loop longer than this goes to a thread from then on:
+# After a call that took longer than this the next one is made in a thread:
 # progress lines and Ctrl-C stay prompt.
 QUICK_S = 0.005
+# A call that was given up, and goes on for this many times as long as it was waited for, is taken
+# for hung: its slot goes to others, which would else wait for ever.
+HUNG_FACTOR = 10
 
 TrainFunction: TypeAlias = Callable[[Params, "TrainContext"], Any]
+# Parameters, or what became of them, and the token of their memory.
+Loan: TypeAlias = "tuple[Any, object]"
 
 
 class FunctionFailed(ScriptFailed):
@@ -104,6 +114,14 @@ class TrainContext:
         """Stream one value of a curve."""
         self._on_metric(Metric(key, float(value), step))
 
+    def end(self) -> None:
+        """Stream nothing more: nobody waits for the call, and its site is at another round."""
+        self._on_metric = _drop
+
+
+def _drop(metric: Metric) -> None:
+    del metric
+
 
 class FunctionScript:
     """A client whose "script" is a function; see `launchers.script.Script`."""
@@ -121,20 +139,24 @@ class FunctionScript:
         """Call the function; raises `FunctionFailed` with the user's own line."""
         owner = self._owner
         function = owner.evaluate if task.name == "evaluate" else owner.train
+        on_metric = _on_this_loop(self._on_metric)
         context = TrainContext(
-            self.site, task.round, task.total_rounds, owner.job_id, owner.seed, self._on_metric
+            self.site, task.round, task.total_rounds, owner.job_id, owner.seed, on_metric
         )
         assert task.model is not None
         assert function is not None
+        lend = partial(owner.parameters.lend, task.model, task.round)
         try:
-            params, token = owner.parameters.lend(task.model, task.round)
-            returned = await owner.call(function, params, context)
+            returned, token = await owner.call(function, lend, context)
             return self._outcome(task, returned, token)
-        except AlgorithmError as error:
-            raise self._failed(error, function) from error
         except ScriptError:
             raise
-        except Exception as error:
+        except asyncio.CancelledError as error:
+            if _is_being_cancelled():
+                raise
+            raise self._failed(error, function) from error
+        except (Exception, SystemExit) as error:
+            # A client that calls `sys.exit` fails; it does not end the run as a success.
             raise self._failed(error, function) from error
 
     def _outcome(self, task: Task, returned: Any, token: object) -> Outcome:
@@ -157,7 +179,7 @@ class FunctionScript:
         )
         return Outcome(answer, blob)
 
-    def _failed(self, error: Exception, function: TrainFunction) -> FunctionFailed:
+    def _failed(self, error: BaseException, function: TrainFunction) -> FunctionFailed:
         return FunctionFailed(self.site, "", fault_of(error, function))
 
     async def wait(self) -> ScriptError | None:
@@ -184,46 +206,150 @@ class FunctionClients:
         job_id: str,
         seed: int,
         exclude: tuple[str, ...] = (),
-        slots: asyncio.Semaphore | None = None,
+        slots: Slots | None = None,
+        slots_are_held: bool = False,
     ) -> None:
         """Call `train` for training tasks and `evaluate` for evaluation alone.
 
-        `slots` limits how many calls are in threads, or suspended, at once.
+        `slots` limits how many calls are in threads, or suspended, at once;
+        `slots_are_held` says that who runs a task holds one of them for it.
         """
         self.train = train
         self.evaluate = evaluate
         self.job_id = job_id
         self.seed = seed
         self.parameters = Parameters(exclude)
-        self._slow = self._was_slow = False
-        self._slots = slots or asyncio.Semaphore(1)
+        self._slots = slots or Slots(1)
+        self._slots_are_held = slots_are_held
+        self._threads = Threads()
+        # Functions whose last call was quick, and the sites, by function, whose last one was not.
+        self._quick: set[int] = set()
+        self._slow: set[tuple[int, str]] = set()
 
     async def start(self, site: str, on_metric: Callable[[Metric], None]) -> FunctionScript:
         """A client for one site."""
         return FunctionScript(site, self, on_metric)
 
-    async def call(self, function: TrainFunction, params: Params, context: TrainContext) -> Any:
-        """Call the function on the loop, or in a thread once it has proved slow."""
+    def close(self) -> None:
+        """End the threads, at once; one that is at work ends when its call returns."""
+        self._threads.close()
+
+    async def call(
+        self, function: TrainFunction, lend: Callable[[], Loan], context: TrainContext
+    ) -> Loan:
+        """Call the function on the loop if it has proved quick, else in a thread.
+
+        The model is lent once there is a slot, for memory would be full of those that wait.
+        Returns what the function did, and the token of the parameters it was lent.
+        """
         if inspect.iscoroutinefunction(function):
-            async with self._slots:
-                return await cast("Awaitable[Any]", function(params, context))
-        if self._slow:
-            async with self._slots:
-                returned, seconds = await asyncio.to_thread(_timed, function, params, context)
-        else:
-            returned, seconds = _timed(function, params, context)
-        # One slow call says little: it may have imported something, or waited for a processor.
-        slow = seconds > QUICK_S
-        self._slow, self._was_slow = slow and self._was_slow, slow
+            async with self._slot():
+                params, token = lend()
+                return await cast("Awaitable[Any]", function(params, context)), token
+        if not self._is_quick(function, context.site):
+            async with self._slot():
+                # While this waited for its slot, another call may have proved quick.
+                if not self._is_quick(function, context.site):
+                    params, token = lend()
+                    returned = await self._call_in_thread(function, params, context)
+                    return await returned if inspect.isawaitable(returned) else returned, token
+        params, token = lend()
+        returned = await self._call_here(function, params, context)
         if inspect.isawaitable(returned):
-            return await returned
+            async with self._slot():
+                return await returned, token
+        return returned, token
+
+    def _slot(self) -> AbstractAsyncContextManager[None]:
+        return nullcontext() if self._slots_are_held else self._slots
+
+    async def _call_here(
+        self, function: TrainFunction, params: Params, context: TrainContext
+    ) -> Any:
+        began = time.perf_counter()
+        try:
+            return function(params, context)
+        finally:
+            seconds = time.perf_counter() - began
+            self._learn(function, context.site, seconds)
+            if seconds > QUICK_S:
+                # A deadline that passed meanwhile is due before this, and ends it as in a thread.
+                await asyncio.sleep(QUICK_S)
+
+    async def _call_in_thread(
+        self, function: TrainFunction, params: Params, context: TrainContext
+    ) -> Any:
+        began = time.perf_counter()
+        # Waited for without `await`, which would hand a cancellation on to it.
+        future = self._threads.begin(partial(_timed, function, params, context))
+        try:
+            await asyncio.wait([future])
+        except asyncio.CancelledError:
+            context.end()
+            if not future.done():
+                self._learn(function, context.site, math.inf)
+                self._keep_slot(future, time.perf_counter() - began)
+            raise
+        returned, error, seconds = future.result()
+        self._learn(function, context.site, seconds)
+        if error is not None:
+            raise error
         return returned
 
+    def _keep_slot(self, future: asyncio.Future[Any], waited_s: float) -> None:
+        """Keep the slot of a call that was given up until it returns or counts as hung."""
+        loop = asyncio.get_running_loop()
+        over: asyncio.Future[None] = loop.create_future()
+        over.add_done_callback(lambda _: self._slots.free())
 
-def _timed(function: TrainFunction, params: Params, context: TrainContext) -> tuple[Any, float]:
+        def end(*_: object) -> None:
+            if not over.done():
+                over.set_result(None)
+
+        self._slots.keep()
+        future.add_done_callback(end)
+        loop.call_later((HUNG_FACTOR - 1) * waited_s, end)
+
+    def _is_quick(self, function: TrainFunction, site: str) -> bool:
+        return id(function) in self._quick and (id(function), site) not in self._slow
+
+    def _learn(self, function: TrainFunction, site: str, seconds: float) -> None:
+        if seconds > QUICK_S:
+            self._quick.discard(id(function))
+            self._slow.add((id(function), site))
+        else:
+            self._quick.add(id(function))
+            self._slow.discard((id(function), site))
+
+
+def _timed(
+    function: TrainFunction, params: Params, context: TrainContext
+) -> tuple[Any, BaseException | None, float]:
+    """What the function returned, or raised, and how long it took; raises nothing."""
     began = time.perf_counter()
-    returned = function(params, context)
-    return returned, time.perf_counter() - began
+    try:
+        return function(params, context), None, time.perf_counter() - began
+    except BaseException as error:
+        return None, error, time.perf_counter() - began
+
+
+def _on_this_loop(on_metric: Callable[[Metric], None]) -> Callable[[Metric], None]:
+    """The same callback, for any thread."""
+    loop, home = asyncio.get_running_loop(), threading.get_ident()
+
+    def stream(metric: Metric) -> None:
+        if threading.get_ident() == home:
+            on_metric(metric)
+        else:
+            loop.call_soon_threadsafe(on_metric, metric)
+
+    return stream
+
+
+def _is_being_cancelled() -> bool:
+    """Whether somebody cancels this task; else a `CancelledError` is of the function's making."""
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0
 
 
 def _as_model(returned: Any, task: str) -> FLModel:
@@ -243,7 +369,7 @@ def _as_model(returned: Any, task: str) -> FLModel:
     )
 
 
-def fault_of(error: Exception, function: TrainFunction) -> Fault:
+def fault_of(error: BaseException, function: TrainFunction) -> Fault:
     """An exception as data, with the deepest frame that is in the function's own folder."""
     frames = traceback.extract_tb(error.__traceback__)
     code = getattr(inspect.unwrap(function), "__code__", None)
@@ -254,4 +380,7 @@ def fault_of(error: Exception, function: TrainFunction) -> Fault:
         file, line = code.co_filename, code.co_firstlineno
     source = linecache.getline(file, line).strip() if file else ""
     text = "".join(traceback.format_exception(error))
-    return Fault(type(error).__name__, str(error), file, line, source, text)
+    said = str(error)
+    if isinstance(error, asyncio.CancelledError):
+        said = said or "what the function awaited was cancelled, and not by this run"
+    return Fault(type(error).__name__, said, file, line, source, text)

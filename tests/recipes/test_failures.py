@@ -260,6 +260,24 @@ def test_a_function_past_its_deadline_fails_its_site(lab: Lab) -> None:
     assert failed(lab, train=train, task_timeout=0.2).site == "site-2"
 
 
+def test_a_plain_function_past_its_deadline_misses_that_round_alone(lab: Lab) -> None:
+    end = threading.Event()
+    calls: set[tuple[str, int]] = set()
+
+    def train(params: dict[str, Any], ctx: TrainContext) -> dict[str, Any]:
+        calls.add((ctx.site, ctx.round))
+        if ctx.round == 0 and ctx.site == "site-2":
+            end.wait(30)
+        elif ctx.round == 1:
+            end.set()
+        return params
+
+    recipe = lab.recipe(train=train, min_clients=1, num_rounds=3, task_timeout=1.0)
+    run = recipe.execute(lab.env(2, num_threads=2))
+    assert run.get_status() is RunStatus.COMPLETED
+    assert calls == {(f"site-{site}", round) for site in (1, 2) for round in range(3)}
+
+
 def test_a_function_that_returns_no_model_is_told(lab: Lab) -> None:
     def train(params: dict[str, Any], ctx: TrainContext) -> object:
         del params, ctx

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
+from covey.actors.jobs import function as function_module
 from covey.actors.jobs.function import FunctionClients, FunctionFailed, TrainContext
 from covey.actors.jobs.launchers.script import Outcome
+from covey.actors.jobs.threads import Slots
 from covey.client import FLModel, ParamsType
+from covey.client.messages import Metric
 
 if TYPE_CHECKING:
     from tests.actors.jobs.conftest import Bench
@@ -32,8 +37,9 @@ def run(
 
     async def main() -> Outcome:
         clients = FunctionClients(train, evaluate, job_id="job-1", seed=7, exclude=exclude)
-        script = await clients.start(site, bench.metrics.append)
-        return await script.run(bench.task(1, "evaluate" if task == "evaluate" else "train"))
+        with closing(clients):
+            script = await clients.start(site, bench.metrics.append)
+            return await script.run(bench.task(1, "evaluate" if task == "evaluate" else "train"))
 
     return asyncio.run(main())
 
@@ -169,10 +175,10 @@ def test_clients_do_not_see_each_others_changes(bench: Bench) -> None:
         return in_place(params, ctx)
 
     async def main() -> None:
-        clients = FunctionClients(train, None, job_id="job-1", seed=7)
-        for number in range(3):
-            script = await clients.start(f"site-{number}", bench.metrics.append)
-            await script.run(bench.task(1))
+        with closing(FunctionClients(train, None, job_id="job-1", seed=7)) as clients:
+            for number in range(3):
+                script = await clients.start(f"site-{number}", bench.metrics.append)
+                await script.run(bench.task(1))
 
     asyncio.run(main())
     assert before == [0.0, 0.0, 0.0]
@@ -184,21 +190,231 @@ def test_excluded_variables_are_not_sent(bench: Bench) -> None:
     assert outcome.blob.size == bench.layout.without(("b",)).size
 
 
-def test_slow_functions_leave_the_loop(bench: Bench) -> None:
-    threads: list[int] = []
+# Where a call is made ------------------------------------------------------------
+
+
+def holding(*seconds: float) -> tuple[Callable[..., Any], list[bool]]:
+    """A function whose calls take that long, and which of them were made on the loop."""
+    here: list[bool] = []
+    loop = threading.get_ident()
 
     def train(params: dict[str, Any], ctx: TrainContext) -> dict[str, Any]:
-        threads.append(threading.get_ident())
-        busy = time.perf_counter() + 0.02
+        del ctx
+        here.append(threading.get_ident() == loop)
+        busy = time.perf_counter() + seconds[len(here) - 1]
         while time.perf_counter() < busy:
             pass
         return params
 
+    return train, here
+
+
+def test_a_call_is_made_on_the_loop_only_after_a_quick_one(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(function_module, "QUICK_S", 0.5)
+    train, here = holding(0, 0, 0.6, 0.6, 0, 0)
+
     async def main() -> None:
-        clients = FunctionClients(train, None, job_id="job-1", seed=7)
-        script = await clients.start("site-1", bench.metrics.append)
-        for _ in range(4):
-            await script.run(bench.task(1))
+        with closing(FunctionClients(train, None, job_id="job-1", seed=7)) as clients:
+            script = await clients.start("site-1", bench.metrics.append)
+            for _ in range(6):
+                await script.run(bench.task(1))
 
     asyncio.run(main())
-    assert threads[0] == threading.get_ident() != threads[-1]
+    assert here == [False, True, True, False, False, True]
+
+
+def test_a_slow_site_stays_in_a_thread_beside_quick_ones(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(function_module, "QUICK_S", 0.5)
+    train, here = holding(0.6, 0, 0, 0)
+
+    async def main() -> None:
+        with closing(FunctionClients(train, None, job_id="job-1", seed=7)) as clients:
+            slow = await clients.start("site-1", bench.metrics.append)
+            quick = await clients.start("site-2", bench.metrics.append)
+            for script in (slow, quick, quick, slow):
+                await script.run(bench.task(1))
+
+    asyncio.run(main())
+    assert here == [False, False, True, False]
+
+
+def test_no_more_calls_than_slots_are_at_work(bench: Bench) -> None:
+    now, most = 0, 0
+    lock = threading.Lock()
+
+    def train(params: dict[str, Any], ctx: TrainContext) -> dict[str, Any]:
+        nonlocal now, most
+        del ctx
+        with lock:
+            now += 1
+            most = max(most, now)
+        time.sleep(0.02)
+        with lock:
+            now -= 1
+        return params
+
+    async def main() -> None:
+        clients = FunctionClients(train, None, job_id="job-1", seed=7, slots=Slots(2))
+        with closing(clients):
+            scripts = [await clients.start(f"site-{i}", bench.metrics.append) for i in range(8)]
+            await asyncio.gather(*(script.run(bench.task(1)) for script in scripts))
+
+    asyncio.run(main())
+    assert most == 2
+
+
+def test_values_logged_in_a_thread_arrive_on_the_loop_before_the_result(bench: Bench) -> None:
+    seen: list[bool] = []
+
+    def train(params: dict[str, Any], ctx: TrainContext) -> dict[str, Any]:
+        ctx.log("thread", threading.get_ident())
+        return params
+
+    async def main() -> None:
+        home = threading.get_ident()
+        with closing(FunctionClients(train, None, job_id="job-1", seed=7)) as clients:
+
+            def on_metric(metric: Metric) -> None:
+                assert metric.value != home
+                seen.append(threading.get_ident() == home)
+
+            await (await clients.start("site-1", on_metric)).run(bench.task(1))
+            assert seen == [True]
+
+    asyncio.run(main())
+
+
+def test_a_call_given_up_holds_its_slot_until_it_returns(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(function_module, "HUNG_FACTOR", 1e6)
+    end = threading.Event()
+    calls: list[str] = []
+
+    def train(params: dict[str, Any], ctx: TrainContext) -> dict[str, Any]:
+        calls.append(ctx.site)
+        if ctx.site == "site-1":
+            ctx.log("begun", 1.0)
+            assert end.wait(10)
+            ctx.log("late", 1.0)
+        return params
+
+    async def main() -> None:
+        with closing(FunctionClients(train, None, job_id="job-1", seed=7)) as clients:
+            begun: asyncio.Queue[Metric] = asyncio.Queue()
+            first = await clients.start("site-1", begun.put_nowait)
+            second = await clients.start("site-2", bench.metrics.append)
+            task = asyncio.create_task(first.run(bench.task(1)))
+            assert (await begun.get()).key == "begun"
+            task.cancel()
+            await asyncio.wait([task])
+            assert task.cancelled()
+            other = asyncio.create_task(second.run(bench.task(1)))
+            await asyncio.wait([other], timeout=0.05)
+            assert calls == ["site-1"]
+            end.set()
+            await other
+            assert begun.empty()  # what it logs later belongs to no round
+
+    asyncio.run(main())
+    assert calls == ["site-1", "site-2"]
+
+
+def test_a_hung_call_gives_its_slot_to_others_and_no_end_waits_for_it(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(function_module, "HUNG_FACTOR", 2)
+    end = threading.Event()
+
+    def train(params: dict[str, Any], ctx: TrainContext) -> dict[str, Any]:
+        if ctx.site == "site-1":
+            end.wait()
+        return params
+
+    async def main() -> Outcome:
+        with closing(FunctionClients(train, None, job_id="job-1", seed=7)) as clients:
+            hung = await clients.start("site-1", bench.metrics.append)
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(hung.run(bench.task(1)), 0.05)
+            script = await clients.start("site-2", bench.metrics.append)
+            return await asyncio.wait_for(script.run(bench.task(1)), 10)
+
+    assert asyncio.run(main()).blob is not None  # and here it is over, with a thread at work
+    end.set()
+
+
+@pytest.mark.parametrize("quick_s", [0.005, 10.0])
+def test_a_plain_function_past_its_deadline_fails_wherever_it_runs(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, quick_s: float
+) -> None:
+    train, here = holding(0, 0.1)
+    monkeypatch.setattr(function_module, "QUICK_S", quick_s)
+
+    async def main() -> None:
+        with closing(FunctionClients(train, None, job_id="job-1", seed=7)) as clients:
+            first = await clients.start("site-1", bench.metrics.append)
+            await first.run(bench.task(1))
+            monkeypatch.setattr(function_module, "QUICK_S", 0.005)
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.02):
+                    await first.run(bench.task(1))
+
+    asyncio.run(main())
+    assert here[0] is False
+
+
+# Ends that are no exceptions ---------------------------------------------------------
+
+
+async def cancels_itself(params: dict[str, Any], ctx: TrainContext) -> dict[str, Any]:
+    inner = asyncio.create_task(later(params, ctx))
+    inner.cancel()
+    return await inner
+
+
+def cancelled(params: dict[str, Any], ctx: TrainContext) -> dict[str, Any]:
+    raise asyncio.CancelledError
+
+
+@pytest.mark.parametrize("train", [cancels_itself, cancelled])
+def test_a_cancellation_of_the_functions_own_making_is_its_failure(
+    bench: Bench, train: Callable[..., Any]
+) -> None:
+    with pytest.raises(FunctionFailed) as caught:
+        run(bench, train)
+    fault = caught.value.fault
+    assert (fault.kind, fault.file) == ("CancelledError", __file__)
+    assert "was cancelled" in fault.text
+
+
+def leaves(params: dict[str, Any], ctx: TrainContext) -> dict[str, Any]:
+    sys.exit(0)
+
+
+async def leaves_later(params: dict[str, Any], ctx: TrainContext) -> dict[str, Any]:
+    sys.exit(0)
+
+
+@pytest.mark.parametrize("train", [leaves, leaves_later])
+def test_leaving_by_exit_is_a_failure(bench: Bench, train: Callable[..., Any]) -> None:
+    with pytest.raises(FunctionFailed) as caught:
+        run(bench, train)
+    fault = caught.value.fault
+    assert (fault.kind, fault.file, fault.source_line) == ("SystemExit", __file__, "sys.exit(0)")
+
+
+def test_leaving_by_exit_on_the_loop_is_a_failure_too(bench: Bench) -> None:
+    def train(params: dict[str, Any], ctx: TrainContext) -> dict[str, Any]:
+        return leaves(params, ctx) if ctx.site == "site-2" else params
+
+    async def main() -> None:
+        with closing(FunctionClients(train, None, job_id="job-1", seed=7)) as clients:
+            await (await clients.start("site-1", bench.metrics.append)).run(bench.task(1))
+            await (await clients.start("site-2", bench.metrics.append)).run(bench.task(1))
+
+    with pytest.raises(FunctionFailed, match="SystemExit"):
+        asyncio.run(main())

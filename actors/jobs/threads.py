@@ -1,0 +1,104 @@
+"""Threads for calls that may never return.
+
+A call in a thread cannot be ended, so nobody may have to wait for one: these
+threads are daemons, and neither the loop's end nor the interpreter's joins them.
+A call that was given up keeps its slot, since it goes on using a processor. What
+is called, and when a thread is worth its while, is not known here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import queue
+import threading
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeAlias
+
+_Work: TypeAlias = "tuple[asyncio.Future[Any], Callable[[], Any]]"
+
+
+class Slots(asyncio.Semaphore):
+    """A semaphore, one slot of which may stay taken beyond the `async with` that took it."""
+
+    def __init__(self, value: int) -> None:
+        """`value` slots."""
+        super().__init__(value)
+        self._kept = 0
+
+    def keep(self) -> None:
+        """Have the next release, which is due for sure, do nothing; `free` makes up for it."""
+        self._kept += 1
+
+    def release(self) -> None:
+        """Give a slot back, or keep it if that was asked for."""
+        if self._kept:
+            self._kept -= 1
+        else:
+            self.free()
+
+    def free(self) -> None:
+        """Give a kept slot back."""
+        super().release()
+
+
+class Threads:
+    """Daemon threads of one loop, as many as calls were ever at work at once.
+
+    How many that may be is the caller's affair: see `Slots`.
+    """
+
+    def __init__(self) -> None:
+        """Threads are started when they are needed."""
+        self._idle: list[queue.SimpleQueue[_Work | None]] = []
+        self._closed = False
+
+    def begin(self, work: Callable[[], Any]) -> asyncio.Future[Any]:
+        """Call `work`, which raises nothing, in a thread; the future has what it returns.
+
+        Do not cancel the future: it tells when the thread is free again.
+        """
+        inbox = self._idle.pop() if self._idle else self._start()
+        future = asyncio.get_running_loop().create_future()
+        inbox.put((future, partial(contextvars.copy_context().run, work)))
+        return future
+
+    def close(self) -> None:
+        """End idle threads now and each other one after its call; returns at once."""
+        self._closed = True
+        while self._idle:
+            self._idle.pop().put(None)
+
+    def _start(self) -> queue.SimpleQueue[_Work | None]:
+        inbox: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
+        threading.Thread(
+            target=_serve, args=(inbox, self._finish), name="covey function", daemon=True
+        ).start()
+        return inbox
+
+    def _finish(
+        self,
+        inbox: queue.SimpleQueue[_Work | None],
+        future: asyncio.Future[Any],
+        result: Any,
+    ) -> None:
+        """On the loop: take a thread back and tell what its call returned."""
+        if self._closed:
+            inbox.put(None)
+        else:
+            self._idle.append(inbox)
+        if not future.done():
+            future.set_result(result)
+
+
+def _serve(inbox: queue.SimpleQueue[_Work | None], finish: Callable[..., None]) -> None:
+    while (item := inbox.get()) is not None:
+        future, work = item
+        result = work()
+        try:
+            future.get_loop().call_soon_threadsafe(finish, inbox, future, result)
+        except RuntimeError:
+            return  # the loop is closed: nobody waits for this
+        # What the call was given, and gave, may be counted as unused only without these.
+        del item, future, work, result
