@@ -102,8 +102,11 @@ class Patience:
     def observe(self, metrics: Mapping[str, float]) -> bool:
         """Take the metrics of the next version; True if it is time to stop.
 
-        A metric that is missing or NaN is no improvement.
+        A metric that is missing or NaN is no improvement; while it has never been reported,
+        nothing is waited for.
         """
+        if self.best is None and self.key_metric not in metrics:
+            return False
         value = metrics.get(self.key_metric, math.nan)
         if is_better(value, self.best, mode_of(self.key_metric, self.mode), self.min_delta):
             self.best, self.waited = float(value), 0

@@ -265,7 +265,9 @@ class _State:
         status = str(data.get("status", ""))
         completed = status == "completed"
         seconds = _seconds(data.get("seconds", event.time - self._started_at))
-        done = f"{_count(data.get('rounds'), 'round')} in {seconds}"
+        stopped = data.get("stopped_by")
+        early = f" of {self.rounds}, stopped by {stopped}," if stopped else ""
+        done = f"{_count(data.get('rounds'), 'round')}{early} in {seconds}"
         lines = [(f"status: {status}, {done}", "green" if completed else "red")]
         if completed:
             lines += [(text, "red") for text in self._failed_sites()]

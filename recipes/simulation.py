@@ -365,6 +365,7 @@ class Simulation:
             "key_metric": best.key_metric,
             "best_round": best.version,
             "best_value": best.value,
+            "stopped_by": self._progress.stopped_by,
         }
         self._journal.record(RunEvent(EventKind.RUN_FINISHED, data=data))
 
@@ -398,6 +399,7 @@ class Simulation:
             "key_metric": best.key_metric,
             "best_round": best.version,
             "best_value": best.value,
+            "stopped_by": self._progress.stopped_by,
             "model": MODEL,
             "best_model": BEST if (folder / BEST).exists() else None,
             "seed": self._folder.seed,

@@ -24,8 +24,8 @@ class EventKind(StrEnum):
     METRIC = "metric"  # key, value, step | None, type ("scalar" | "text" | ...)
     WAITING = "waiting"  # task, sites (names, at most 5), count, seconds
     ROUND_FINISHED = "round.finished"  # task, ok, failed, seconds, bytes, metrics, best (bool)
-    # status, error, rounds, key_metric, best_round, best_value; where a script failed, also
-    # kind, file, line, source_line, traceback
+    # status, error, rounds, key_metric, best_round, best_value, stopped_by; where a script failed,
+    # also kind, file, line, source_line, traceback
     RUN_FINISHED = "run.finished"
     NOTICE = "notice"  # text
 

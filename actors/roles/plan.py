@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -42,7 +43,7 @@ class Progress:
         best: The best version so far.
         patience: Counts rounds without improvement, or None.
         stop: What is good enough, or None.
-        stopped: Whether training is to end before its last round.
+        stopped_by: Why training is to end before its last round, "" while it is not.
         evaluators: Sites that can be asked to evaluate alone.
         out: Sites that can do nothing more for the job, and why.
     """
@@ -50,16 +51,41 @@ class Progress:
     best: BestModel
     patience: Patience | None = None
     stop: StopCondition | None = None
-    stopped: bool = False
+    stopped_by: str = ""
     evaluators: dict[str, None] = field(default_factory=dict[str, None])
     out: dict[str, Failure] = field(default_factory=dict[str, Failure])
+
+    def judge(self, version: int, metrics: Mapping[str, float]) -> bool:
+        """Take the metrics of a version; True if it is the best so far."""
+        better = self.best.offer(version, metrics)
+        if self.patience is not None and self.patience.observe(metrics):
+            count = self.patience.rounds
+            self.stopped_by = f"patience: no better {self.best.key_metric} for {count} rounds"
+        if self.stop is not None and self.stop.met(metrics):
+            value = metrics[self.stop.metric]
+            self.stopped_by = f"stop_cond: {self.stop.metric} {value:.4g}"
+        return better
+
+    def unreported(self, metrics: Mapping[str, float]) -> list[str]:
+        """What to tell of metrics that are waited for and were not reported."""
+        texts: list[str] = []
+        key, stop = self.best.key_metric, self.stop
+        if key not in metrics:
+            texts.append(
+                f"key metric {key!r} was not reported{_instead(key, metrics)}; without it no best "
+                "model is picked: set key_metric=, or report it"
+            )
+        if stop is not None and stop.metric != key and stop.metric not in metrics:
+            seen = _instead(stop.metric, metrics)
+            texts.append(f"stop_cond waits for {stop.metric!r}, which was not reported{seen}")
+        return texts
 
     def state(self) -> dict[str, Any]:
         """A form for JSON."""
         state: dict[str, Any] = {
             "best_version": self.best.version,
             "best_value": self.best.value,
-            "stopped": self.stopped,
+            "stopped_by": self.stopped_by,
             "evaluators": list(self.evaluators),
             "out": {site: asdict(failure) for site, failure in self.out.items()},
         }
@@ -71,12 +97,21 @@ class Progress:
         """Put back what `state` gave."""
         self.best.version = state.get("best_version")
         self.best.value = state.get("best_value")
-        self.stopped = bool(state.get("stopped"))
+        self.stopped_by = str(state.get("stopped_by", ""))
         self.evaluators = dict.fromkeys(state.get("evaluators", ()))
         self.out = {site: Failure(**data) for site, data in state.get("out", {}).items()}
         if self.patience is not None:
             self.patience.best = state.get("patience_best")
             self.patience.waited = int(state.get("patience_waited", 0))
+
+
+def _instead(name: str, metrics: Mapping[str, float]) -> str:
+    """What was reported instead, with the nearest name."""
+    if not metrics:
+        return " (nothing was)"
+    near = difflib.get_close_matches(name, list(metrics), n=1)
+    hint = f", did you mean {near[0]!r}?" if near else ""
+    return f" (got: {', '.join(sorted(metrics)[:5])}{hint})"
 
 
 @dataclass(frozen=True, slots=True)

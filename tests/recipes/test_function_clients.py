@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from covey.actors.runtime import SystemStatistics
-from covey.recipes import EventKind, FedAvgRecipe, SimEnv, TrainContext
+from covey.recipes import EventKind, FedAvgRecipe, Run, SimEnv, TrainContext
 
 CLIENTS, ROUNDS = 30, 4
 
@@ -48,3 +49,67 @@ def test_every_task_is_a_message_that_a_trainer_handles(tmp_path: Path, check_co
     # step may still be to come.
     assert ROUNDS * (CLIENTS + 2) - handled["Aggregator"] in (0, 1)
     assert handled["Job"] >= CLIENTS * ROUNDS  # and perhaps a look at the time
+
+
+def reporting(**metrics: float) -> Any:
+    """A train function that reports these metrics."""
+
+    def train(params: dict[str, Any], ctx: TrainContext) -> Any:
+        return params, {name: value * (ctx.round + 1) for name, value in metrics.items()}
+
+    return train
+
+
+def notices(run: Run) -> list[str]:
+    """The notices of a run."""
+
+    async def main() -> list[str]:
+        return [
+            event.data["text"] async for event in run.events() if event.kind is EventKind.NOTICE
+        ]
+
+    return asyncio.run(main())
+
+
+def test_a_key_metric_that_nobody_reports_is_told_once_and_ends_nothing(tmp_path: Path) -> None:
+    recipe = FedAvgRecipe(
+        initial_model={"w": np.zeros(3)},
+        num_rounds=5,
+        train=reporting(acuracy=0.1, loss=1.0),
+        patience=1,
+        stop_cond="lost <= 0",
+    )
+    run = recipe.execute(SimEnv(2, workspace=tmp_path, progress=False))
+    key, stop = notices(run)
+    assert "'accuracy' was not reported" in key
+    assert "did you mean 'acuracy'?" in key
+    assert "stop_cond waits for 'lost'" in stop
+    assert json.loads((run.get_result() / "summary.json").read_text())["rounds"] == 5
+
+
+@pytest.mark.parametrize(
+    ("settings", "rounds", "why"),
+    [
+        ({"stop_cond": "loss >= 2.5"}, 3, "stop_cond: loss 3"),
+        ({"patience": 2, "key_metric": "loss"}, 3, "patience: no better loss for 2 rounds"),
+    ],
+)
+def test_an_early_end_says_why(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    settings: dict[str, Any],
+    rounds: int,
+    why: str,
+) -> None:
+    recipe = FedAvgRecipe(
+        initial_model={"w": np.zeros(3)},
+        num_rounds=9,
+        train=reporting(loss=1.0),
+        key_metric=settings.pop("key_metric", "loss"),
+        **settings,
+    )
+    run = recipe.execute(SimEnv(2, workspace=tmp_path))
+    summary = json.loads((run.get_result() / "summary.json").read_text())
+    assert (summary["rounds"], summary["stopped_by"]) == (rounds, why)
+    assert f"{rounds} rounds of 9, stopped by {why}, in" in capsys.readouterr().out
+    assert notices(run) == []
