@@ -9,6 +9,7 @@ the end. What is decided about a round is in `rounds.py`.
 from __future__ import annotations
 
 import asyncio
+from asyncio import FIRST_COMPLETED
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -45,6 +46,7 @@ from .messages import (
     Deployed,
     Failure,
     Retire,
+    Retired,
     Returned,
     Step,
     Streamed,
@@ -55,7 +57,7 @@ from .plan import JobPlan, Outcome, QuorumLost
 from .rounds import Round
 from .site import Site
 from .telling import Telling
-from .trainer import Trainer
+from .trainer import LAST_LINES_S, QUIT_S, Trainer
 
 # Errors that pass when a link comes back or a node has started.
 PASSING = (AskTimeout, MailboxFull, Stopped, Unreachable)
@@ -65,8 +67,10 @@ PUSH_TIMEOUT_S = 30.0
 # long to make its trainer before the first round begins without it.
 DEPLOY_PATIENCE_S = 600.0
 FOR_EVER = float("inf")
-# A trainer's end is bounded by its script's grace; this is past it.
-RETIRE_TIMEOUT_S = 10.0
+# A trainer's end is bounded; these are past it: for scripts that are killed, and for
+# those that may end by themselves.
+KILL_TIMEOUT_S = 10.0
+RETIRE_TIMEOUT_S = LAST_LINES_S + QUIT_S + 5.0
 RETRY_S = (0.05, 5.0)
 
 
@@ -82,6 +86,14 @@ class Ended(Message["Job", None]):
     """To itself: the workflow is through."""
 
     outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Parted(Message["Job", None]):
+    """To itself: the sites are retired; `failures` went wrong after the last task."""
+
+    outcome: Outcome
+    failures: Mapping[str, Failure]
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +121,7 @@ class Job(Actor):
         self._sought: dict[str, None] = {}
         self._stepping = False
         self._ending = False
+        self._hurry = asyncio.Event()
         self._aggregator: Ref[Aggregator]
         self._telling: Telling
 
@@ -135,7 +148,7 @@ class Job(Actor):
         work = asyncio.ensure_future(self._work())
         try:
             both: set[asyncio.Future[Any]] = {work, cut_short}
-            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(both, return_when=FIRST_COMPLETED)
         finally:
             if not work.done():
                 work.cancel()
@@ -169,18 +182,32 @@ class Job(Actor):
         return Outcome(RunStatus.FAILED, text, site, error.round, failure)
 
     @handles
-    async def ended(self, msg: Ended) -> None:
-        """Retire the sites, tell the outcome, and end."""
+    def ended(self, msg: Ended) -> None:
+        """Retire the sites; what their scripts stream in their last lines is taken meanwhile."""
         self._ending = True
         self.ctx.cancel_timers()
         outcome = msg.outcome
-        await self._retire(kill=outcome.status is not RunStatus.COMPLETED)
-        self._telling.finished(outcome, self._version)
+        for trainer in self._trainers.values():
+            self.ctx.unwatch(trainer)
+
+        def parted(failures: Mapping[str, Failure] | Exception) -> Parted:
+            return Parted(outcome, {} if isinstance(failures, Exception) else failures)
+
+        kill = outcome.status is not RunStatus.COMPLETED
+        self.ctx.run(self._retire(kill=kill), parted)
+
+    @handles
+    def parted(self, msg: Parted) -> None:
+        """Tell the outcome, and end."""
+        for site, failure in msg.failures.items():
+            self._telling.last_words(site, failure)
+        self._telling.finished(msg.outcome, self._version)
         self.ctx.stop()
 
     @handles
     def abort(self, msg: Abort) -> None:
-        """Give the job up."""
+        """Give the job up; where it is over but for its scripts' last lines, give them up."""
+        self._hurry.set()
         self._cut(Outcome(RunStatus.ABORTED, msg.reason))
 
     def _cut(self, outcome: Outcome) -> None:
@@ -237,11 +264,26 @@ class Job(Actor):
         self._out.pop(site, None)
         self.ctx.watch(trainer)
 
-    async def _retire(self, *, kill: bool) -> None:
-        for trainer in self._trainers.values():
-            self.ctx.unwatch(trainer)
-        refs = [self._site(site) for site in self._plan.sites]
-        await broadcast(refs, Retire(self._plan.id, kill), timeout=RETIRE_TIMEOUT_S)
+    async def _retire(self, *, kill: bool) -> Mapping[str, Failure]:
+        """Have all sites end their trainers; what went wrong after the last task, by site."""
+        refs = {self._site(site): site for site in self._plan.sites}
+        timeout = KILL_TIMEOUT_S if kill else RETIRE_TIMEOUT_S
+        retire = Retire(self._plan.id, kill)
+        answers = asyncio.ensure_future(broadcast(refs, retire, timeout=timeout))
+        hurry = asyncio.ensure_future(self._hurry.wait())
+        try:
+            await asyncio.wait([answers] if kill else [answers, hurry], return_when=FIRST_COMPLETED)
+        finally:
+            hurry.cancel()
+            answers.cancel()  # withdrawn, a site ends its script at once
+            await asyncio.wait([answers, hurry])
+        if answers.cancelled():
+            return {}
+        return {
+            refs[ref]: answer.failure
+            for ref, answer in answers.result().items()
+            if isinstance(answer, Retired) and answer.failure is not None
+        }
 
     # What the workflow sees ------------------------------------------------
 
@@ -294,17 +336,16 @@ class Job(Actor):
     @property
     def stopped(self) -> bool:
         """Whether to stop before the last round."""
-        return self._plan.progress.stopped
+        return bool(self._plan.progress.stopped_by)
 
     def judge(self, round: int, metrics: Mapping[str, float]) -> None:
         """Keep the model if it is the best so far; note whether to stop."""
         progress = self._plan.progress
-        if progress.best.offer(round, metrics):
+        if progress.judge(round, metrics):
             self._plan.checkpoint.mark_best(round)
-        stop = progress.stop is not None and progress.stop.met(metrics)
-        if progress.patience is not None and progress.patience.observe(metrics):
-            stop = True
-        progress.stopped = stop
+        if round == self.first:  # once is enough
+            for text in progress.unreported(metrics):
+                self._telling.notice(None, text)
 
     async def evaluate(self, round: int) -> None:
         """Have the last model evaluated where sites can."""

@@ -66,11 +66,18 @@ class Deployed(Record, id=103):
 
 
 @dataclass(frozen=True, slots=True)
-class Retire(Message["Site", None], id=104):
+class Retire(Message["Site", "Retired"], id=104):
     """The job is over: stop its trainer. `kill` ends a script without its grace."""
 
     job: str
     kill: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Retired(Record, id=106):
+    """The trainer is gone; `failure` is what went wrong after its script's last task."""
+
+    failure: Failure | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,6 +256,7 @@ def role_messages() -> tuple[type[Record], ...]:
         Deploy,
         Deployed,
         Retire,
+        Retired,
         Returned,
         Assign,
         Taken,

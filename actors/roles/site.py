@@ -14,8 +14,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ..runtime import Actor, ActorError, Address, Down, Mailbox, Ref, Restart, handles
-from .messages import Deploy, Deployed, Register, Retire
-from .trainer import Trainer, TrainerSettings
+from .messages import Deploy, Deployed, Register, Retire, Retired
+from .trainer import LAST_LINES_S, QUIT_S, SCRIPT_GRACE_S, Quit, Trainer, TrainerSettings
 
 if TYPE_CHECKING:
     from .server import Server
@@ -79,11 +79,21 @@ class Site(Actor):
         return Deployed(trainer.text)
 
     @handles
-    async def retire(self, msg: Retire) -> None:
-        """Stop the trainer of a job that is over."""
-        trainer = self._trainers.pop(msg.job, None)
-        if trainer is not None:
-            await self.ctx.system.stop(trainer, "killed" if msg.kill else "the job is over")
+    async def retire(self, msg: Retire) -> Retired:
+        """Stop the trainer of a job that is over; withdrawn, it kills a script that is left."""
+        return await self._end(msg.job, Quit(msg.kill, LAST_LINES_S))
+
+    async def _end(self, job: str, quit: Quit) -> Retired:
+        trainer = self._trainers.pop(job, None)
+        if trainer is None:
+            return Retired()
+        try:
+            # Not by stopping it alone: the system's grace is too short for last lines.
+            return await trainer.ask(quit, timeout=quit.grace_s + QUIT_S)
+        except ActorError:
+            return Retired()
+        finally:
+            await self.ctx.system.stop(trainer, "killed")
 
     @handles
     async def down(self, msg: Down) -> None:
@@ -91,7 +101,8 @@ class Site(Actor):
         if msg.address == self._server.text:
             self.ctx.run(self._register(), lambda _: None)
         elif msg.address in self._jobs:
-            await self.retire(Retire(self._jobs.pop(msg.address)))
+            # Nobody waits for what a script has to say.
+            await self._end(self._jobs.pop(msg.address), Quit(kill=False, grace_s=SCRIPT_GRACE_S))
         else:
             for job, trainer in self._trainers.items():
                 if trainer.text == msg.address:

@@ -100,7 +100,17 @@ class Telling:
         text = f"{site} stays out: it failed before with {failure.kind}: {failure.text}"
         self.notice(site, text)
 
-    def notice(self, site: str, text: str) -> None:
+    def last_words(self, site: str, failure: Failure) -> None:
+        """Something went wrong in a script's last lines; the run's result does not depend on it."""
+        place = f" ({failure.file}, line {failure.line})" if failure.file else ""
+        text = f"{site}'s script raised after its last task: {failure.kind}: {failure.text}{place}"
+        if failure.kind == "Ended":
+            text = f"{site}'s script {failure.text}: it was still at work after its last task"
+        elif not failure.traceback:
+            text = f"{site}'s script failed after its last task: {failure.text}"
+        self.notice(site, text)
+
+    def notice(self, site: str | None, text: str) -> None:
         """Something that changes nothing, but should be known."""
         self._record(EventKind.NOTICE, None, site, {"text": text})
 
@@ -131,6 +141,7 @@ class Telling:
             "key_metric": best.key_metric,
             "best_round": best.version,
             "best_value": best.value,
+            "stopped_by": self._plan.progress.stopped_by,
         }
         if outcome.failure is not None:
             data |= _place(outcome.failure)

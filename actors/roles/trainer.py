@@ -27,12 +27,13 @@ from ..runtime import (
     ActorError,
     AskTimeout,
     MailboxFull,
+    Message,
     Ref,
     Stopped,
     Unreachable,
     handles,
 )
-from .messages import Assign, Failure, Streamed, Submit, Taken, Update, Value
+from .messages import Assign, Failure, Retired, Streamed, Submit, Taken, Update, Value
 
 if TYPE_CHECKING:
     from .job import Job
@@ -42,8 +43,12 @@ if TYPE_CHECKING:
 SUBMIT_TIMEOUT_S = 30.0
 # Between two tries, doubled up to the second number.
 RETRY_S = (0.05, 5.0)
-# A script that is told to end gets this long to write its own files.
+# A script that has done its last task gets this long for what it does then, such as
+# testing the model and writing its files; where nobody waits for that, the second.
+LAST_LINES_S = 30.0
 SCRIPT_GRACE_S = 2.0
+# What a trainer may take beyond that: to kill a script and to send what it streamed.
+QUIT_S = 10.0
 
 # Streamed values a trainer holds while the job is slow; the oldest go first,
 # since the newest say most about where training is.
@@ -78,6 +83,14 @@ class TrainerSettings:
     restart: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Quit(Message["Trainer", Retired]):
+    """From the site: end the script, at once if `kill`, else by itself within `grace_s`."""
+
+    kill: bool
+    grace_s: float
+
+
 class Superseded(Exception):
     """A task was given up for another one; nobody waits for its outcome."""
 
@@ -95,6 +108,9 @@ class Trainer(Actor):
         self._working: tuple[str, int, int] | None = None
         self._latest: tuple[str, int, int] | None = None
         self._round = 0
+        # What went wrong after a task, and whether the script's failure has been told already.
+        self._aftermath: Failure | None = None
+        self._failed_for_good = False
         # The updates made for a task, which may be asked of any of them.
         self._task: tuple[str, int] | None = None
         self._kept: list[BlobRef] = []
@@ -133,6 +149,36 @@ class Trainer(Actor):
                 script.kill()
             await script.stop(SCRIPT_GRACE_S)
         self._release()
+
+    @handles
+    async def quit(self, msg: Quit) -> Retired:
+        """End the script; tell what went wrong after its last task."""
+        working, self._working = self._working is not None, None  # nobody waits for its outcome
+        starting, script = self._starting, self._script
+        if starting is not None and starting.done() and starting.exception() is None:
+            script = starting.result()
+        if script is not None:
+            self._starting, self._script = None, script
+            if working or msg.kill:
+                script.kill()
+                await script.stop(SCRIPT_GRACE_S)
+            else:
+                await self._let_end(script, msg.grace_s)
+            self._script = None
+        if not msg.kill:
+            await self._flush()
+        return Retired(self._aftermath)
+
+    async def _let_end(self, script: Script, grace_s: float) -> None:
+        """Wait for a script's last lines; note what goes wrong there, once."""
+        alive, began = script.pid is not None, self.ctx.now
+        error = await script.stop(grace_s)
+        if self._failed_for_good or self._aftermath is not None:
+            return
+        if error is not None:
+            self._aftermath = _failure_of(error, fatal=False)
+        elif alive and self.ctx.now - began >= grace_s:
+            self._aftermath = Failure("Ended", f"was ended after {grace_s:g} s", fatal=False)
 
     @handles
     def assign(self, msg: Assign) -> Taken:
@@ -175,6 +221,8 @@ class Trainer(Actor):
             # Free before the job can know: its next task may come in the same turn as its word
             # that this result counts, and must not find a script at work.
             self._working, self._latest = None, (msg.task, msg.round, msg.attempt)
+            if isinstance(outcome, Failure) and outcome.fatal:
+                self._failed_for_good = True
             await self._submit(Submit(self._settings.site, msg.task, msg.round, outcome))
 
     async def _outcome(self, msg: Assign) -> Update | Failure:
@@ -198,14 +246,10 @@ class Trainer(Actor):
         fatal = own and not self._settings.restart
         if own and not self._superseded(msg) and (not fatal or not isinstance(error, ScriptFailed)):
             self._abandon()  # a script that raised, and is not to come again, ends by itself
-        if isinstance(error, ScriptFailed):
-            fault = error.fault
-            place = (fault.file, fault.line, fault.source_line, fault.traceback)
-            return Failure(fault.kind, fault.text, *place, fatal=fatal)
         if isinstance(error, TimeoutError) and msg.deadline_s is not None:
             text = f"no answer within {msg.deadline_s:g} s, the task's deadline"
             return Failure("DeadlinePassed", text, fatal=fatal)
-        return Failure(type(error).__name__, str(error), fatal=fatal)
+        return _failure_of(error, fatal)
 
     async def _ready(self) -> Script:
         """The script, started if need be."""
@@ -238,7 +282,7 @@ class Trainer(Actor):
         if self._settings.restart:
             if self._script is script:
                 self._script = None
-            await script.stop(SCRIPT_GRACE_S)
+            await self._let_end(script, LAST_LINES_S)
         answer, tensors = result.answer, None
         if result.blob is not None:
             if self._superseded(msg):
@@ -304,6 +348,15 @@ class Trainer(Actor):
                 pause = min(longest, pause * 2)
             except ActorError:
                 return  # nobody wants them, or they cannot be sent; the result is worth more
+
+
+def _failure_of(error: Exception, fatal: bool) -> Failure:
+    """An error as data, with the place if it is in the user's own code."""
+    if isinstance(error, ScriptFailed):
+        fault = error.fault
+        place = (fault.file, fault.line, fault.source_line, fault.traceback)
+        return Failure(fault.kind, fault.text, *place, fatal=fatal)
+    return Failure(type(error).__name__, str(error), fatal=fatal)
 
 
 def _batch(values: deque[Value]) -> Iterable[Value]:

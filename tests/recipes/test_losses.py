@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 import pytest
 
-from covey.recipes import JobFailed
-from tests.recipes.conftest import digest_of
+from covey.actors.roles import site
+from covey.recipes import EventKind, JobFailed, RunStatus
+from tests.recipes.conftest import CLIENT, digest_of
 
 if TYPE_CHECKING:
     from tests.recipes.conftest import Lab
@@ -43,3 +45,37 @@ def test_a_resumed_run_remembers_which_sites_are_out(lab: Lab) -> None:
     (folder,) = (lab.folder / "covey_runs" / "job").iterdir()
     assert digest_of(folder) == digest_of(undisturbed)
     assert len((lab.folder / "site-3.pids").read_text().splitlines()) == 2
+
+
+def notices(lab: Lab) -> list[str]:
+    """Run to completion; the texts of what was noticed."""
+    run = lab.recipe(num_rounds=2).execute(lab.env())
+    assert run.get_status() is RunStatus.COMPLETED
+    lab.check_no_process_left()
+
+    async def collect() -> list[str]:
+        return [e.data["text"] async for e in run.events() if e.kind is EventKind.NOTICE and e.site]
+
+    return asyncio.run(collect())
+
+
+def test_a_script_that_raises_after_its_last_task_is_told(lab: Lab) -> None:
+    path = lab.client(
+        text=CLIENT.replace("BODY", "    pass")
+        + "if site == 'site-2': raise ValueError('no such file')\n"
+    )
+    line = len(path.read_text().splitlines())
+    (text,) = notices(lab)
+    assert text == (
+        "site-2's script raised after its last task: "
+        f"ValueError: no such file ({path}, line {line})"
+    )
+
+
+def test_a_script_that_does_not_end_is_ended_and_told(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(site, "LAST_LINES_S", 0.3)
+    lab.client(text=CLIENT.replace("BODY", "    pass") + "while site == 'site-2': signal.pause()\n")
+    (text,) = notices(lab)
+    assert text.startswith("site-2's script was ended after 0.3 s")

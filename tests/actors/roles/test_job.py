@@ -1,4 +1,4 @@
-"""While a round is being aggregated its job answers everybody, and asks nobody for more."""
+"""A job answers while it aggregates, and ends when its scripts have had their last words."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from covey.actors.jobs.launchers.errors import Fault, ScriptFailed
 from covey.actors.jobs.launchers.script import Outcome, Script
 from covey.actors.observe.events import EventKind, RunEvent
 from covey.actors.roles.aggregator import Aggregator
-from covey.actors.roles.job import Job
+from covey.actors.roles.job import Abort, Job
 from covey.actors.roles.messages import Returned, Submit, Update, role_messages
 from covey.actors.roles.plan import JobPlan, Progress
 from covey.actors.roles.server import RunJob, Server
@@ -40,8 +40,15 @@ class Failing:
 
     pid = None
 
-    def __init__(self, site: str, blob: bytes, given: list[tuple[str, int]]) -> None:
+    def __init__(
+        self,
+        site: str,
+        blob: bytes,
+        given: list[tuple[str, int]],
+        on_metric: Callable[[Metric], None],
+    ) -> None:
         self.site = site
+        self._on_metric = on_metric
         self._blob = blob
         self._given = given
 
@@ -55,8 +62,10 @@ class Failing:
     async def wait(self) -> None:
         return None
 
-    async def stop(self, grace_s: float) -> None:
-        return None
+    async def stop(self, grace_s: float) -> ScriptFailed | None:
+        await asyncio.sleep(min(grace_s, 25.0))  # of virtual time: it tests its model
+        self._on_metric(Metric("tested", 1.0))
+        return ScriptFailed(self.site, "log", FAULT) if self.site != "site-2" else None
 
     def kill(self) -> None:
         return None
@@ -82,7 +91,7 @@ class Federation:
             for site in SITES:
                 enrol = partial(self._enrol, site)
                 await network.start(site, enrol, uplink="server", make=partial(make, site))
-            await asyncio.sleep(60)  # of virtual time: all have registered
+            await asyncio.sleep(20)  # of virtual time: all have registered
             server = network.system("server").lookup("server/server", Server)
             await test(await server.ask(RunJob(self._plan())))
             await self.ended.wait()
@@ -92,8 +101,8 @@ class Federation:
 
     async def _enrol(self, site: str, system: System) -> None:
         async def start(on_metric: Callable[[Metric], None]) -> Script:
-            del on_metric
-            return Failing(site, self.checkpoint.path(0).read_bytes(), self.given)
+            blob = self.checkpoint.path(0).read_bytes()
+            return Failing(site, blob, self.given, on_metric)
 
         def settings(job: str) -> TrainerSettings:
             del job
@@ -155,3 +164,43 @@ def test_nobody_waits_for_a_fold_and_no_site_is_taken_back_in_it(
     federation = simulate(main, seed=1)
     assert [round for site, round in federation.given if site == "site-3"] == [0, 1]
     assert federation.events[-1].data["status"] == "completed"
+
+
+def test_what_scripts_say_after_their_last_task_is_told_before_the_end(tmp_path: Path) -> None:
+    async def main() -> Federation:
+        async def test(job: Ref[Job]) -> None:
+            del job
+
+        federation = Federation(tmp_path)
+        await federation.run(test)
+        return federation
+
+    federation = simulate(main, seed=1)
+    tested = [e.site for e in federation.events if e.kind is EventKind.METRIC]
+    assert sorted(map(str, tested)) == list(SITES)
+    # The failure of site-3 in its only task has been told as one.
+    (notice,) = [e for e in federation.events if e.kind is EventKind.NOTICE and e.site]
+    assert notice.site == "site-1"
+    text = "site-1's script raised after its last task: ValueError: no (client.py, line 3)"
+    assert notice.data["text"] == text
+    assert federation.events[-1].data["status"] == "completed"
+
+
+def test_an_abort_gives_up_last_words(tmp_path: Path) -> None:
+    async def main() -> float:
+        federation = Federation(tmp_path)
+
+        async def test(job: Ref[Job]) -> None:
+            async with asyncio.timeout(600):
+                await asyncio.sleep(10)  # of virtual time: all have answered
+                assert ("site-1", 1) in federation.given
+                assert not federation.ended.is_set()
+                await job.tell(Abort())
+                await federation.ended.wait()
+
+        began = asyncio.get_running_loop().time()
+        await federation.run(test)
+        assert federation.events[-1].data["status"] == "completed"
+        return asyncio.get_running_loop().time() - began
+
+    assert simulate(main, seed=1) < 20 + 25
