@@ -32,6 +32,8 @@ _MAX_FAILURES: Final = 3
 #: The first line that names what is awaited comes with the first event about it (5 s); within a
 #: run each further one takes twice as long, so that a round of an hour does not fill the screen.
 _FIRST_WAIT_S: Final = 5.0
+#: From here on a wait may be a hang, and the line says where to look.
+_HINT_S: Final = 20.0
 
 #: A bar is redrawn ten times a second; updating it more often only costs time.
 _BAR_EVERY_S: Final = 0.1
@@ -103,7 +105,7 @@ class Console:
             self._bar = Bar(self._stream, self._state.name, self._state.rounds)
         resumed = data.get("resumed_round")
         if resumed is not None:
-            self._line(f"resuming an unfinished run at round {resumed} (--fresh starts over)")
+            self._line(f"resuming an unfinished run at round {resumed} (COVEY_FRESH=1 starts over)")
         sites, rounds = _count(data.get("sites"), "site"), _count(data.get("rounds"), "round")
         self._line(f"{self._state.name}: {sites}, {rounds}, seed {data.get('seed')}")
 
@@ -246,7 +248,9 @@ class _State:
         whom = ", ".join(names) + (f" and {more} more" if more > 0 else "")
         task = data.get("task", "train")
         where = f"{task}, round {self._round}" if self._round is not None else str(task)
-        return f"waiting for {whom or 'sites'} ({where}), {float(data.get('seconds') or 0):.0f} s"
+        seconds = float(data.get("seconds") or 0)
+        hint = "; see logs/, and task_timeout=" if seconds >= _HINT_S else ""
+        return f"waiting for {whom or 'sites'} ({where}), {seconds:.0f} s{hint}"
 
     def wait_is_due(self, event: RunEvent) -> bool:
         """Once in each round, and then only after twice the longest wait shown in this run."""
@@ -266,6 +270,8 @@ class _State:
         completed = status == "completed"
         seconds = _seconds(data.get("seconds", event.time - self._started_at))
         stopped = data.get("stopped_by")
+        if status == "aborted" and str(data.get("error", "")).startswith("interrupted"):
+            status = "interrupted"
         early = f" of {self.rounds}, stopped by {stopped}," if stopped else ""
         done = f"{_count(data.get('rounds'), 'round')}{early} in {seconds}"
         lines = [(f"status: {status}, {done}", "green" if completed else "red")]

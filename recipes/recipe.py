@@ -26,7 +26,7 @@ from covey.actors.jobs.manifest import JobManifest, digest_of_file, digest_of_te
 from covey.actors.jobs.workflow import Workflow, federated_averaging
 from covey.actors.roles.plan import Progress
 from covey.algorithms import Aggregation
-from covey.algorithms.errors import AlgorithmError
+from covey.algorithms.errors import AlgorithmError, BadSetting
 from covey.algorithms.tensors import InitialModel, load_initial
 
 from .checked import Checked
@@ -268,6 +268,8 @@ def _load(source: Any) -> InitialModel:
         return load_initial(source)
     except FileNotFoundError as error:
         raise ConfigError("initial_model", f"{error.filename}: there is no such file") from None
+    except BadSetting as error:
+        raise ConfigError("initial_model", error.why) from None
     except (AlgorithmError, OSError) as error:
         raise ConfigError("initial_model", str(error)) from None
 

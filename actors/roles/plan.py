@@ -30,7 +30,9 @@ class QuorumLost(Exception):
         self, round: int, minimum: int, left: int, failures: Mapping[str, Failure]
     ) -> None:
         """Name the round, what it needed and what it had."""
-        super().__init__(f"round {round} needs {minimum} sites and {left} are left")
+        less = f" (min_clients={left} would go on without the rest)" if left else ""
+        count = "1 is" if left == 1 else f"{left} are"
+        super().__init__(f"round {round} needs {minimum} sites and {count} left{less}")
         self.round = round
         self.failures = dict(failures)
 
@@ -70,7 +72,8 @@ class Progress:
         """What to tell of metrics that are waited for and were not reported."""
         texts: list[str] = []
         key, stop = self.best.key_metric, self.stop
-        if key not in metrics:
+        # A script without any metric wants none; one that waits for them does.
+        if key not in metrics and (metrics or self.patience is not None):
             texts.append(
                 f"key metric {key!r} was not reported{_instead(key, metrics)}; without it no best "
                 "model is picked: set key_metric=, or report it"

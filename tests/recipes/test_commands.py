@@ -182,7 +182,7 @@ def test_ctrl_c_ends_everything_and_can_be_resumed(
     out, err = process.communicate(timeout=GUARD_S)
     assert process.returncode == -signal.SIGINT
     assert "run the same command again to resume" in err.splitlines()[-1]
-    assert "status: aborted" in out
+    assert "status: interrupted" in out
     assert "failed" not in out
     lab.check_no_process_left()
     (folder,) = runs(lab)

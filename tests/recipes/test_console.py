@@ -234,7 +234,7 @@ def test_a_caller_that_raises_the_failure_has_it_said_by_the_error_alone(out: io
 
 def test_resuming_is_said_first(out: io.StringIO) -> None:
     Story(Console(out)).start(resumed_round=4)
-    assert lines(out)[0] == "resuming an unfinished run at round 4 (--fresh starts over)"
+    assert lines(out)[0] == "resuming an unfinished run at round 4 (COVEY_FRESH=1 starts over)"
 
 
 def test_verbose_shows_every_answer(out: io.StringIO) -> None:
