@@ -239,9 +239,7 @@ def _check_weights(updates: Sequence[Contribution]) -> None:
             raise BadUpdate("", f"{update.site} has a weight of {update.weight}")
     total = sum(update.weight for update in updates)
     if not total > 0:
-        raise BadSetting(
-            "updates", "all weights are zero; sites report NUM_STEPS_CURRENT_ROUND"
-        )
+        raise BadSetting("updates", "all weights are zero; sites report NUM_STEPS_CURRENT_ROUND")
     if not math.isfinite(total):
         raise BadSetting("updates", "the sum of their weights is infinite; send smaller weights")
 

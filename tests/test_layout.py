@@ -125,7 +125,7 @@ def type_checking_blocks(tree: ast.AST) -> Iterator[ast.If]:
 
 
 def test_imports_only_point_down(trees: dict[Path, ast.Module]) -> None:
-    wrong = []
+    wrong: list[str] = []
     for path, tree in trees.items():
         own = room_of(module_of(path))
         if own == "actors":  # the package's own __init__ imports nothing
@@ -155,7 +155,7 @@ def test_nobody_imports_a_room_by_its_folder(trees: dict[Path, ast.Module]) -> N
 def test_across_rooms_imports_are_absolute_and_inside_relative(
     trees: dict[Path, ast.Module],
 ) -> None:
-    wrong = []
+    wrong: list[str] = []
     for path, tree in trees.items():
         room = path.parts[0]
         for node in ast.walk(tree):
@@ -167,7 +167,7 @@ def test_across_rooms_imports_are_absolute_and_inside_relative(
 
 
 def test_third_party_imports_stay_in_their_rooms(trees: dict[Path, ast.Module]) -> None:
-    wrong = []
+    wrong: list[str] = []
     for path, tree in trees.items():
         for name, line, at_import in imports(path, tree):
             top = name.split(".")[0]
@@ -179,7 +179,7 @@ def test_third_party_imports_stay_in_their_rooms(trees: dict[Path, ast.Module]) 
 
 
 def test_nothing_can_run_code_from_data(trees: dict[Path, ast.Module]) -> None:
-    wrong = []
+    wrong: list[str] = []
     for path, tree in trees.items():
         for name, line, _ in imports(path, tree):
             if name.split(".")[0] in BANNED_MODULES:
@@ -196,7 +196,7 @@ def test_nothing_can_run_code_from_data(trees: dict[Path, ast.Module]) -> None:
 
 def test_every_task_has_an_owner(trees: dict[Path, ast.Module]) -> None:
     """A task made and dropped is collected while it runs, and its error is lost."""
-    wrong = []
+    wrong: list[str] = []
     for path, tree in trees.items():
         for node in ast.walk(tree):
             if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
@@ -207,7 +207,7 @@ def test_every_task_has_an_owner(trees: dict[Path, ast.Module]) -> None:
 
 
 def test_cancellation_is_never_swallowed_by_a_bare_except(trees: dict[Path, ast.Module]) -> None:
-    wrong = []
+    wrong: list[str] = []
     for path, tree in trees.items():
         for node in ast.walk(tree):
             if isinstance(node, ast.ExceptHandler) and node.type is None:
@@ -216,7 +216,7 @@ def test_cancellation_is_never_swallowed_by_a_bare_except(trees: dict[Path, ast.
 
 
 def test_files_and_functions_stay_small(trees: dict[Path, ast.Module]) -> None:
-    wrong = []
+    wrong: list[str] = []
     for path, tree in trees.items():
         lines = len((ROOT / path).read_text().splitlines())
         if lines > LONGEST_FILE:

@@ -155,14 +155,11 @@ def _holds_long_int(value: object) -> bool:
     left: list[Any] = [value]
     while left:
         item = left.pop()
-        kind = type(item)
-        if kind is int:
+        if type(item) is int:
             if item > LARGEST_INT:
                 return True
-        elif kind is tuple:
-            left.extend(item)
-        elif kind is _DICT:
-            left.extend(item.values())
+        elif isinstance(item, (tuple, dict)):
+            left.extend(_items_of(item))
     return False
 
 

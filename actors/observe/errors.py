@@ -24,6 +24,5 @@ class TrackingUnavailable(ObserveError):
         self.package = package
         self.why = why
         super().__init__(
-            f"{tracker} tracking is not available: {why}; install it with: "
-            f"pip install {package}"
+            f"{tracker} tracking is not available: {why}; install it with: pip install {package}"
         )
