@@ -40,9 +40,15 @@ class Aggregator(Actor):
     """Counts and folds the updates of one job."""
 
     def __init__(
-        self, rule: Aggregation, layout: Layout, blobs: Blobs, checkpoint: Checkpoint
+        self,
+        rule: Aggregation,
+        layout: Layout,
+        blobs: Blobs,
+        checkpoint: Checkpoint,
+        sites: Sequence[str],
     ) -> None:
-        """Fold by `rule` into models of `layout`, written to `checkpoint`."""
+        """Fold by `rule`, in the order of `sites`, into models of `layout` in `checkpoint`."""
+        self._sites = tuple(sites)
         self._rule = rule
         self._layout = layout
         self._answers = rule.answers(layout)
@@ -103,7 +109,7 @@ class Aggregator(Actor):
         if msg.round != self._round or self._model is None:
             raise Rejected("wrong-round", f"this is round {self._round}, not {msg.round}")
         self._open = False  # what comes now would count without being folded
-        updates, unfit = self._pull(msg.sites)
+        updates, unfit = self._pull()
         while updates:
             try:
                 await self._offload(msg.round + 1, updates)
@@ -117,16 +123,16 @@ class Aggregator(Actor):
                 why = f"cannot write {path}: {os.strerror(error.errno or 0)}"
                 raise Rejected("disk", why) from error
             else:
-                return self._next_model(msg.round + 1, [update.site for update in updates], unfit)
+                return self._next_model(msg.round + 1, len(updates), unfit)
         text = "; ".join(unfit.values()) or "no update came in"
         raise Rejected("nothing-to-aggregate", text)
 
-    def _pull(self, sites: Sequence[str]) -> tuple[list[Contribution], dict[str, str]]:
-        """The round's updates in the order of `sites`, and whose cannot be had any more."""
+    def _pull(self) -> tuple[list[Contribution], dict[str, str]]:
+        """The round's updates in the order of the sites, and whose cannot be had any more."""
         taken = {site: (update, weight) for site, update, weight in self._updates}
         updates: list[Contribution] = []
         gone: dict[str, str] = {}
-        for site in sites:
+        for site in self._sites:
             if site not in taken:
                 continue
             update, weight = taken[site]
@@ -139,10 +145,10 @@ class Aggregator(Actor):
                 updates.append(Contribution(site, weight, ParamsType(update.params_type), buffer))
         return updates, gone
 
-    def _next_model(self, version: int, sites: list[str], unfit: dict[str, str]) -> Stepped:
+    def _next_model(self, version: int, folded: int, unfit: dict[str, str]) -> Stepped:
         blob = Blob.of_file(self._checkpoint.path(version))
         model = BlobRef(self._blobs.register(blob), blob.size)
-        return Stepped(model, tuple(sites), unfit)
+        return Stepped(model, folded, unfit)
 
     async def _offload(self, version: int, updates: list[Contribution]) -> None:
         unwanted = threading.Event()

@@ -133,7 +133,7 @@ class Job(Actor):
         self._telling = Telling(plan, asyncio.get_running_loop().time, self._disk_refused)
         self._cut_short = asyncio.get_running_loop().create_future()
         self._aggregator = await self.ctx.spawn(
-            lambda: Aggregator(plan.rule, plan.layout, plan.blobs, plan.checkpoint),
+            lambda: Aggregator(plan.rule, plan.layout, plan.blobs, plan.checkpoint, plan.sites),
             name="aggregator",
             restart=Restart.never(),
         )
@@ -311,7 +311,7 @@ class Job(Actor):
         # A fold takes as long as it takes; the aggregator's death would end the wait.
         self._stepping = True
         try:
-            step = Step(round, self._plan.sites)
+            step = Step(round)
             stepped = await self._aggregator.ask(step, timeout=float("inf"))
         finally:
             self._stepping = False

@@ -227,10 +227,12 @@ class Contribute(Message["Aggregator", Counted], id=121):
 
 @dataclass(frozen=True, slots=True)
 class Step(Message["Aggregator", "Stepped"], id=122):
-    """Fold what has come in and make the next model, in the order of `sites`."""
+    """Fold what has come in and make the next model.
+
+    It names no sites: a message has a bound, a federation need not have one.
+    """
 
     round: int
-    sites: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,12 +241,12 @@ class Stepped(Record, id=123):
 
     Attributes:
         model: Its blob.
-        folded: The sites that are in it.
+        folded: How many updates are in it.
         unfit: Sites whose update was left out, and why.
     """
 
     model: BlobRef
-    folded: tuple[str, ...]
+    folded: int
     unfit: Mapping[str, str] = field(default_factory=dict[str, str])
 
 

@@ -113,3 +113,9 @@ def test_an_early_end_says_why(
     assert (summary["rounds"], summary["stopped_by"]) == (rounds, why)
     assert f"{rounds} rounds of 9, stopped by {why}, in" in capsys.readouterr().out
     assert notices(run) == []
+
+
+def test_more_sites_than_a_message_holds_names_run_through_the_codec(tmp_path: Path) -> None:
+    recipe = FedAvgRecipe(initial_model={"w": np.zeros(1)}, num_rounds=1, train=train)
+    run = recipe.execute(SimEnv(4200, workspace=tmp_path, progress=False, check_codec=True))
+    assert float(run.model()["w"][0]) == 1.0
