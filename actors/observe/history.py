@@ -1,23 +1,25 @@
 """The events of a run, all of them: the last few in memory, the rest in `logs/server.jsonl`.
 
 A run of a night with a hundred sites makes more events than a process should
-hold; whoever looks at old ones reads them back. One thread appends, any may read.
+hold; whoever looks at old ones reads them back, a block at a time. One thread
+appends and flushes, any may read.
 """
 
 from __future__ import annotations
 
 import json
-import os
 from array import array
 from collections.abc import Sequence
 from pathlib import Path
 from threading import Lock
 from typing import Any, Final, overload
 
+from .appending import Appending
 from .events import EventKind, RunEvent
 
-#: Followers that keep up read from memory; a round of a few sites fits.
-_RECENT: Final = 64
+#: Events that are read back together, and of which one place in the file is kept. Followers
+#: that are less than a block behind read from memory.
+BLOCK: Final = 64
 
 _ENCODE: Final = json.JSONEncoder(separators=(",", ":"), default=str).encode
 
@@ -34,45 +36,52 @@ class History(Sequence[RunEvent]):
     """
 
     def __init__(self, path: Path | None) -> None:
-        self._path = path
-        self._fd = -1
-        self._places = array("q")  # where each event's line begins; 8 bytes an event
-        self._end = 0
-        self._recent: dict[int, RunEvent] = {}
-        self._unwritten: set[int] = set()  # refused by a full disk, and kept in memory for it
-        # Held while the file is read or closed: a closed descriptor's number may be another file.
-        self._open = Lock()
-        if path is not None:
-            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
-            self._end = os.fstat(self._fd).st_size
+        self._file = Appending(path) if path is not None else None
+        self._places = array("q")  # where each block begins
+        # Events in memory, from number `_first` on, which begins a block.
+        self._recent: list[RunEvent] = []
+        self._first = 0
+        self._encoded = 0
+        self._closed = False
+        self._block: tuple[int, list[RunEvent]] = (-1, [])
+        # Held while events move from memory to the file, or the file is read or closed.
+        self._lock = Lock()
 
     def __len__(self) -> int:
-        return len(self._places)
+        return self._first + len(self._recent)
+
+    @property
+    def unwritten(self) -> int:
+        """How many events `flush` would write."""
+        return 0 if self._file is None or self._closed else len(self) - self._encoded
 
     def append(self, event: RunEvent) -> None:
-        """Add an event; it is kept in memory if the file refuses it.
+        """Add an event, in memory for now."""
+        self._recent.append(event)
+
+    def flush(self) -> None:
+        """Write the new events; let go of those that need not be in memory any more.
 
         Raises:
-            OSError: The file refused. The event is part of the history all the same.
+            OSError: The file refused. Events that are not written stay in memory.
         """
-        number = len(self._places)
-        self._recent[number] = event
-        self._places.append(self._end)
-        if self._fd < 0:
-            return  # kept in memory: there is no file, or it is closed already
-        row = (event.kind.value, event.round, event.site, event.time, event.data)
-        line = _ENCODE(row).encode() + b"\n"
-        try:
-            written = os.write(self._fd, line)
-        except OSError as error:
-            error.filename = str(self._path)
-            self._unwritten.add(number)
-            raise
-        self._end += written
-        if written < len(line):
-            self._unwritten.add(number)
-        if number - _RECENT not in self._unwritten:
-            self._recent.pop(number - _RECENT, None)
+        with self._lock:
+            if self._file is None or self._closed:
+                return
+            self._encode(self._file)
+            self._file.flush()
+            spare = (len(self._recent) - BLOCK) // BLOCK * BLOCK
+            if spare > 0:
+                del self._recent[:spare]
+                self._first += spare
+
+    def _encode(self, file: Appending) -> None:
+        for event in self._recent[self._encoded - self._first :]:
+            if not self._encoded % BLOCK:
+                self._places.append(file.size)
+            row = (event.kind.value, event.round, event.site, event.time, event.data)
+            file.add(_ENCODE(row).encode() + b"\n")
+            self._encoded += 1
 
     @overload
     def __getitem__(self, index: int) -> RunEvent: ...
@@ -83,28 +92,34 @@ class History(Sequence[RunEvent]):
     def __getitem__(self, index: int | slice) -> RunEvent | list[RunEvent]:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
-        number = index + len(self) if index < 0 else index
-        if not 0 <= number < len(self):
-            raise IndexError(index)
-        event = self._recent.get(number)
-        return event if event is not None else self._read(number)
+        with self._lock:
+            number = index + len(self) if index < 0 else index
+            if not 0 <= number < len(self):
+                raise IndexError(index)
+            if number >= self._first:
+                return self._recent[number - self._first]
+            return self._read(number // BLOCK)[number % BLOCK]
 
-    def _read(self, number: int) -> RunEvent:
-        start, end = self._places[number], self._places[number + 1]
-        with self._open:
-            line = os.pread(self._fd, end - start, start) if self._fd >= 0 else b""
-        if not line:
-            assert self._path is not None
-            with self._path.open("rb") as file:
-                file.seek(start)
-                line = file.read(end - start)
-        row: Any = json.loads(line)
-        kind, round, site, time, data = row
-        return RunEvent(EventKind(kind), round, site, data, time)
+    def _read(self, block: int) -> list[RunEvent]:
+        if self._block[0] != block:
+            assert self._file is not None  # without one, all are in memory
+            rows = self._file.read(*self._places[block : block + 2]).splitlines()
+            self._block = (block, [_event(json.loads(row)) for row in rows])
+        return self._block[1]
 
     def close(self) -> None:
-        """Close the file; events are still there to be read. Idempotent."""
-        with self._open:
-            if self._fd >= 0:
-                os.close(self._fd)
-                self._fd = -1
+        """Write the new events and close the file; all are still there to be read. Idempotent.
+
+        Raises:
+            OSError: The file refused; it is closed all the same.
+        """
+        with self._lock:
+            if self._file is not None and not self._closed:
+                self._closed = True
+                self._encode(self._file)
+                self._file.close()
+
+
+def _event(row: Any) -> RunEvent:
+    kind, round, site, time, data = row
+    return RunEvent(EventKind(kind), round, site, data, time)

@@ -13,19 +13,22 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-import os
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
+from .appending import Appending
 from .events import EventKind, RunEvent
 from .history import History
 
-#: Rows are written at once when they come slowly, so that `tail -f` shows them, and together
-#: when thousands of sites answer within one such time: a system call for each would cost as much
-#: as making the row.
+#: Events and rows are written at once when they come slowly, so that `tail -f` shows them, and
+#: together when thousands of sites answer within one such time.
 _FLUSH_EVERY_S: Final = 0.2
+#: What may be held back in memory meanwhile.
+_MOST_UNWRITTEN: Final = 1024
+#: Events that are in the files when `record` returns, with all before them.
+_MILESTONES: Final = frozenset({EventKind.ROUND_FINISHED, EventKind.RUN_FINISHED})
 
 _METRICS_FILE: Final = "metrics.jsonl"
 
@@ -47,6 +50,8 @@ class Journal:
         self._subscribers: list[Callable[[RunEvent], object]] = []
         self._waiters: list[asyncio.Future[None]] = []
         self._closed = False
+        self._flushed_at = 0.0
+        self._timer: asyncio.TimerHandle | None = None
         self._rows = _Rows(folder / _METRICS_FILE, resume_round) if folder is not None else None
 
     def __repr__(self) -> str:
@@ -54,25 +59,48 @@ class Journal:
         return f"<Journal {state}, {len(self.events)} events, {len(self._subscribers)} subscribers>"
 
     def record(self, event: RunEvent) -> None:
-        """Take in one event: write its row, tell subscribers, wake followers.
+        """Take in one event: tell subscribers, wake followers, write it and its row.
 
         A subscriber that raises is dropped, and a notice says so: neither a terminal nor a
         tracker may end a run.
 
         Raises:
-            OSError: If the row cannot be written. The event has been kept and handed on.
+            OSError: If a file cannot be written, for this event or for one that was held back.
+                The event has been kept and handed on.
         """
-        refused: OSError | None = None
-        try:
-            self.events.append(event)
-        except OSError as error:
-            refused = error
+        self.events.append(event)
         self._tell(event)
-        self._wake()
-        if refused is not None:
-            raise refused
-        if self._rows is not None and event.kind in _ROW_OF:
-            self._rows.add(_ROW_OF[event.kind](event), event)
+        if self._waiters:
+            self._wake()
+        if self._rows is not None:
+            self._rows.add(event)
+            self._write(event)
+
+    def _write(self, event: RunEvent) -> None:
+        """Flush if it is time, else see to it that somebody will."""
+        slow = event.time - self._flushed_at >= _FLUSH_EVERY_S
+        if slow or event.kind in _MILESTONES or self.events.unwritten >= _MOST_UNWRITTEN:
+            self._flushed_at = event.time
+            self._flush()
+        elif self._timer is None:
+            try:
+                loop = asyncio.get_running_loop()
+            except RuntimeError:
+                self._flush()
+            else:
+                self._timer = loop.call_later(_FLUSH_EVERY_S, self._flush_later)
+
+    def _flush_later(self) -> None:
+        self._timer = None
+        with suppress(OSError):  # the next event that is recorded meets it again
+            self._flush()
+
+    def _flush(self) -> None:
+        try:
+            self.events.flush()
+        finally:
+            if self._rows is not None:
+                self._rows.flush()
 
     def subscribe(self, callback: Callable[[RunEvent], object]) -> None:
         """Call back with each event recorded from now on, before `record` returns."""
@@ -103,6 +131,8 @@ class Journal:
         """
         self._closed = True
         self._wake()
+        if self._timer is not None:
+            self._timer.cancel()
         try:
             if self._rows is not None:
                 self._rows.close()
@@ -129,10 +159,9 @@ class Journal:
             await waiter
 
     def _wake(self) -> None:
-        if self._waiters:
-            waiters, self._waiters = self._waiters, []
-            for waiter in waiters:
-                _wake_one(waiter)
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            _wake_one(waiter)
 
 
 def _log_of(folder: Path | None) -> Path | None:
@@ -145,44 +174,32 @@ def _log_of(folder: Path | None) -> Path | None:
 
 
 class _Rows:
-    """`metrics.jsonl`: appends rows, several at a time when they come fast."""
+    """`metrics.jsonl`: a row for every event that has one."""
 
     def __init__(self, path: Path, resume_round: int | None) -> None:
         kept = _kept_rows(path, resume_round) if resume_round is not None else b""
         replacement = path.with_name(path.name + ".new")
         replacement.write_bytes(kept)
         replacement.replace(path)
-        self._path = path
-        self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
-        self._pending = bytearray()
-        self._flushed_at = 0.0
+        self._file = Appending(path)
+        self._unwritten: list[RunEvent] = []
 
-    def add(self, row: Mapping[str, Any], event: RunEvent) -> None:
-        self._pending += _ENCODE(row).encode() + b"\n"
-        due = event.time - self._flushed_at >= _FLUSH_EVERY_S
-        if due or event.kind is EventKind.ROUND_FINISHED:
-            self._flushed_at = event.time
-            self._flush()
+    def add(self, event: RunEvent) -> None:
+        if event.kind in _ROW_OF:
+            self._unwritten.append(event)
+
+    def flush(self) -> None:
+        self._encode()
+        self._file.flush()
 
     def close(self) -> None:
-        if self._fd < 0:
-            return
-        try:
-            self._flush()
-        finally:
-            os.close(self._fd)
-            self._fd = -1
+        self._encode()
+        self._file.close()
 
-    def _flush(self) -> None:
-        # Taken out first: after a full disk, rows are not written twice.
-        data, self._pending = self._pending, bytearray()
-        while data:
-            try:
-                written = os.write(self._fd, data)
-            except OSError as error:
-                error.filename = str(self._path)
-                raise
-            del data[:written]
+    def _encode(self) -> None:
+        events, self._unwritten = self._unwritten, []
+        for event in events:
+            self._file.add(_ENCODE(_ROW_OF[event.kind](event)).encode() + b"\n")
 
 
 def _kept_rows(path: Path, resume_round: int) -> bytes:

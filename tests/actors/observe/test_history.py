@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from covey.actors.observe.events import EventKind, RunEvent
-from covey.actors.observe.history import History
+from covey.actors.observe.history import BLOCK, History
 from covey.actors.observe.journal import Journal
 
 MANY = 500
@@ -27,6 +27,8 @@ def test_old_events_are_what_they_were(tmp_path: Path, in_file: bool) -> None:
     history = History(tmp_path / "events.jsonl" if in_file else None)
     for number in range(MANY):
         history.append(event(number))
+        if number % 50 == 0:
+            history.flush()
     assert len(history) == MANY
     assert list(history) == [event(number) for number in range(MANY)]
     assert history[-1] == event(MANY - 1)
@@ -39,7 +41,8 @@ def test_memory_holds_only_the_last_events(tmp_path: Path) -> None:
     history = History(tmp_path / "events.jsonl")
     for number in range(MANY):
         history.append(event(number))
-    assert len(history._recent) <= 65
+        history.flush()
+    assert len(history._recent) < 2 * BLOCK
     lines = (tmp_path / "events.jsonl").read_text().splitlines()
     assert [json.loads(line)[1] for line in lines] == list(range(MANY))
 
@@ -50,24 +53,33 @@ def test_a_history_goes_on_behind_an_earlier_one(tmp_path: Path) -> None:
     first.append(event(1))
     first.close()
     second = History(path)
-    for number in range(100):
+    for number in range(3 * BLOCK):
         second.append(event(number))
+    second.flush()
+    assert second._first
     assert second[0] == event(0)
 
 
 def test_what_a_full_disk_refuses_is_still_there(tmp_path: Path) -> None:
     history = History(tmp_path / "events.jsonl")
     history.append(event(0))
-    os.close(history._fd)
-    history._fd = os.open("/dev/full", os.O_WRONLY)
-    with pytest.raises(OSError, match="No space"):
-        history.append(event(1))
-    os.close(history._fd)
-    history._fd = os.open(tmp_path / "events.jsonl", os.O_RDWR | os.O_APPEND)
-    for number in range(2, MANY):
+    history.flush()
+    assert history._file is not None
+    fd = history._file._fd
+    history._file._fd = os.open("/dev/full", os.O_WRONLY)
+    for number in range(1, 3 * BLOCK):
         history.append(event(number))
-    assert list(history) == [event(number) for number in range(MANY)]
+        with pytest.raises(OSError, match=r"No space.*events\.jsonl"):
+            history.flush()
+    assert list(history) == [event(number) for number in range(3 * BLOCK)]
+    os.close(history._file._fd)
+    history._file._fd = fd
+    for number in range(3 * BLOCK, MANY):
+        history.append(event(number))
     history.close()
+    assert list(history) == [event(number) for number in range(MANY)]
+    lines = (tmp_path / "events.jsonl").read_text().splitlines()
+    assert [json.loads(line)[1] for line in lines] == list(range(MANY))
 
 
 def test_a_late_follower_reads_everything_in_order(tmp_path: Path) -> None:

@@ -60,17 +60,30 @@ def test_a_round_leaves_one_row_for_each_site_and_one_for_the_global_model(tmp_p
 
 def test_rows_of_sites_are_there_before_their_round_ends(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
-    journal.record(site(0))
-    assert len(rows(tmp_path)) == 1
-    journal.close()
+
+    async def main() -> None:
+        journal = Journal(tmp_path)
+        journal.record(site(0))
+        assert len(rows(tmp_path)) == 1
+        for number in range(1, 10):
+            journal.record(site(0, f"site-{number}"))
+        async with asyncio.timeout(30):
+            while len(rows(tmp_path)) < 10:
+                await asyncio.sleep(0.01)
+        journal.close()
+
+    asyncio.run(main())
 
 
 def test_rows_held_back_are_written_when_closed(tmp_path: Path) -> None:
-    journal = Journal(tmp_path)
-    for number in range(100):
-        journal.record(site(0, f"site-{number}"))
-    journal.close()
-    journal.close()
+    async def main() -> None:
+        journal = Journal(tmp_path)
+        for number in range(100):
+            journal.record(site(0, f"site-{number}"))
+        journal.close()
+        journal.close()
+
+    asyncio.run(main())
     assert [row["site"] for row in rows(tmp_path)] == [f"site-{n}" for n in range(100)]
 
 
@@ -119,11 +132,13 @@ def test_a_full_disk_is_an_oserror_that_names_the_file(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     assert journal._rows is not None
     full = os.open("/dev/full", os.O_WRONLY)
-    os.dup2(full, journal._rows._fd)
+    os.dup2(full, journal._rows._file._fd)
     os.close(full)
     with pytest.raises(OSError, match=r"metrics\.jsonl"):
         journal.record(round_(0))
     assert len(journal.events) == 1
+    with pytest.raises(OSError, match=r"metrics\.jsonl"):
+        journal.close()
     journal.close()
 
 
