@@ -29,12 +29,13 @@ def derive(run_seed: int, *parts: str | int) -> int:
 
 
 def _digest(size: int, run_seed: int, parts: tuple[str | int, ...]) -> bytes:
-    digest = hashlib.blake2b(digest_size=size, person=b"covey.seed.v1")
-    for part in (run_seed, *parts):
-        text = part.encode() if isinstance(part, str) else b"%d" % part
-        kind = b"s" if isinstance(part, str) else b"i"
-        digest.update(kind + len(text).to_bytes(8, "little") + text)
-    return digest.digest()
+    framed = b"".join(map(_framed, (run_seed, *parts)))
+    return hashlib.blake2b(framed, digest_size=size, person=b"covey.seed.v1").digest()
+
+
+def _framed(part: str | int) -> bytes:
+    text = part.encode() if isinstance(part, str) else b"%d" % part
+    return (b"s" if isinstance(part, str) else b"i") + len(text).to_bytes(8, "little") + text
 
 
 class _Words(np.random.bit_generator.ISeedSequence):

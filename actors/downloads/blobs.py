@@ -28,6 +28,7 @@ from .errors import BadBlob, UnknownBlob
 Rid = NewType("Rid", bytes)
 
 RID_BYTES: Final = 32
+_DRAWN: Final = 64
 
 #: Linux' numbers of fcntl(F_GET_SEALS) and of F_SEAL_SEAL | SHRINK | GROW | WRITE; `fcntl` has
 #: them from Python 3.8 on Linux only, and type checkers on no other system.
@@ -186,10 +187,15 @@ class Blobs:
     def __init__(self) -> None:
         self._held: dict[Rid, Blob] = {}
         self._registered = 0
+        self._rids: list[Rid] = []
 
     def register(self, blob: Blob) -> Rid:
         """Hold a blob, and close it when it is released; returns its new RID."""
-        rid = Rid(secrets.token_bytes(RID_BYTES))
+        if not self._rids:
+            # Many at once: a system call for each would cost as much as all the rest.
+            drawn = secrets.token_bytes(RID_BYTES * _DRAWN)
+            self._rids = [Rid(drawn[i * RID_BYTES :][:RID_BYTES]) for i in range(_DRAWN)]
+        rid = self._rids.pop()
         self._held[rid] = blob
         self._registered += 1
         return rid

@@ -12,6 +12,7 @@ import sys
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
+from operator import attrgetter, methodcaller
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -19,15 +20,17 @@ from covey.algorithms.tensors import Layout, Packer
 
 from ..downloads.blobs import Blob
 
+_PLACE: Final = methodcaller("data_ptr")
 Params: TypeAlias = "dict[str, Any]"
 
 # Above this, copying the numbers costs more than making views, and lent memory would be felt.
 _LENT_BYTES: Final = 256 << 10
 # Calls that run at the same time are few: those in threads, and async ones.
 _POOL: Final = 16
-# A tensor of a loan that nobody else holds is known to the loan's tuple, to the loop variable
-# that looks at it, and to the call that counts.
-_ALONE: Final = 3
+# What is counted for a tensor that the loan's tuple alone holds.
+_ALONE: Final = next(map(sys.getrefcount, (object(),)))
+_GRADIENT: Final = attrgetter("requires_grad", "grad")
+_NO_GRADIENT: Final = (False, None)
 
 
 @dataclass(slots=True)
@@ -55,10 +58,13 @@ class _Loan:
 
     def is_free(self) -> bool:
         """Whether nobody holds a tensor, or could tell that it is lent again."""
-        for tensor in self.tensors:
-            if sys.getrefcount(tensor) > _ALONE or tensor.requires_grad or tensor.grad is not None:
-                return False
-        return all(t.data_ptr() == p for t, p in zip(self.tensors, self.places, strict=True))
+        tensors, count = self.tensors, len(self.tensors)
+        # Mapped, not looped over: this stands before every call of a function.
+        return (
+            sum(map(sys.getrefcount, tensors)) == count * _ALONE
+            and list(map(_GRADIENT, tensors)) == [_NO_GRADIENT] * count
+            and tuple(map(_PLACE, tensors)) == self.places
+        )
 
 
 class Parameters:
@@ -82,7 +88,7 @@ class Parameters:
             self._key = (path, round)
         if not self._lends:
             return self._packer.unpack(bytearray(self._bytes)), None
-        loan = self._loans.popleft() if self._loans else None
+        loan = self._loans.pop() if self._loans else None  # the one in cache
         if loan is None or not loan.is_free():
             loan = self._make_loan()
         else:

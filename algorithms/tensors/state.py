@@ -16,6 +16,7 @@ import os
 import sys
 from collections.abc import Collection, Iterator, MutableMapping
 from enum import StrEnum
+from operator import attrgetter
 from typing import Any, Final, cast
 
 import numpy as np
@@ -29,6 +30,10 @@ from .layout import Buffer, Kind, Layout, StateDict, TensorSpec
 _PIECE_BYTES: Final = 4 << 20  # large enough that a system call costs nothing, small in memory
 _TRIM_BYTES: Final = 32 << 20  # between two trims of the heap, each of which takes some 10 us
 _TOGETHER_BYTES: Final = 256 << 10  # beyond it copying dominates, and the scratch would be felt
+
+# What a plain tensor looks like, as `Packer._looks` has it.
+_LOOKS: Final = attrgetter("dtype", "shape", "is_cpu", "layout")
+_REQUIRES_GRAD: Final = attrgetter("requires_grad")
 
 # Any at this border: torch may be absent from the process, and its stubs are partial.
 
@@ -80,6 +85,8 @@ class Packer:
         self._slots = [_Slot(spec) for spec in layout.specs]
         self._runs = _runs_of(self._slots)
         self._scratch: tuple[bytearray, list[Any]] | None = None
+        self._plain: frozenset[type] = frozenset()
+        self._looks: list[tuple[Any, ...]] = []
 
     def pack(self, state: StateDict) -> bytearray:
         """Write a state dict as one blob.
@@ -108,24 +115,19 @@ class Packer:
         if torch is None or self.layout.size > _TOGETHER_BYTES:
             return None
         plain = self._plain_types(torch)
-        tensors: list[Any] = []
-        for slot in self._slots:
-            value: Any = state[slot.name]
-            if (
-                type(value) not in plain
-                or value.dtype is not slot.torch_dtype
-                or value.shape != slot.shape
-                or not value.is_cpu
-                or value.layout is not slot.strided
-            ):
-                return None
-            tensors.append(value)
+        # Mapped, not looped over: looking at eight tensors would cost more than copying them.
+        tensors: list[Any] = list(map(state.__getitem__, self._names))
+        if not plain.issuperset(map(type, tensors)) or list(map(_LOOKS, tensors)) != self._looks:
+            return None
         # Taken out while it is in use, so that two threads never write to one.
         scratch, self._scratch = self._scratch, None
         if scratch is None:
             scratch = self._make_scratch(torch)
         memory, views = scratch
-        with torch.no_grad():
+        if True in map(_REQUIRES_GRAD, tensors):
+            with torch.no_grad():
+                torch._foreach_copy_(views, tensors)
+        else:
             torch._foreach_copy_(views, tensors)
         blob = bytearray(memory)
         self._scratch = scratch
@@ -141,7 +143,7 @@ class Packer:
         blob[: self.layout.data_start] = self.layout.header
         base = ctypes.addressof(ctypes.c_char.from_buffer(blob))
         torch: Any = sys.modules.get("torch")
-        plain: tuple[type, ...] = () if torch is None else self._plain_types(torch)
+        plain = self._plain if torch is None else self._plain_types(torch)
         for slot in self._slots:
             value: Any = state[slot.name]
             if getattr(value, "shape", None) != slot.shape:
@@ -251,12 +253,14 @@ class Packer:
             if name not in self._names and name not in self._ignore:
                 raise BadUpdate(name, "is not in the model" + _suggest(name, self._names))
 
-    def _plain_types(self, torch: Any) -> tuple[type, ...]:
+    def _plain_types(self, torch: Any) -> frozenset[type]:
         """The types whose bytes may be copied; on first use, each slot learns torch's names."""
-        if self._slots[0].torch_dtype is None:
-            for slot in reversed(self._slots):  # the first one last: it tells that all are ready
+        if not self._plain:
+            for slot in self._slots:
                 slot.prepare(torch)
-        return (torch.Tensor, torch.nn.Parameter)
+            self._looks = [(s.torch_dtype, s.shape, True, s.strided) for s in self._slots]
+            self._plain = frozenset((torch.Tensor, torch.nn.Parameter))  # last: all are ready
+        return self._plain
 
     def _pack_converted(self, slot: _Slot, value: Any, blob: bytearray) -> None:
         position = slot.start
