@@ -119,7 +119,7 @@ class Run:
         return self._status
 
     def statistics(self) -> tuple[SystemStatistics, ...]:
-        """What can be seen of every node now, server first; empty before the run and after it."""
+        """What can be seen of every node now; empty before the run and after it."""
         return tuple(system.statistics() for system in self._systems)
 
     def abort(self) -> None:
@@ -141,7 +141,7 @@ class Run:
     # For environments ------------------------------------------------------
 
     def show(self, systems: Sequence[System]) -> None:
-        """Set what `statistics` looks at; the environment changes the list as nodes come and go."""
+        """Set what `statistics` looks at."""
         self._systems = systems
 
     def steer(self, abort: Callable[[], object]) -> None:

@@ -28,7 +28,7 @@ from covey.actors.roles.server import RunJob, Server
 from covey.actors.roles.site import Site
 from covey.actors.roles.trainer import TrainerSettings
 from covey.actors.runtime import ActorError, Mailbox, Ref, System, runtime_messages
-from covey.transport import Codec, Registry, memory_pair
+from covey.transport import Registry
 
 from .console import Console
 from .errors import ConfigError
@@ -39,8 +39,8 @@ from .run import Run
 if TYPE_CHECKING:
     from .sim import SimEnv
 
-# Sites that are started at once: enough to overlap their handshakes.
-_STARTING = 256
+# The node that the server and all the sites live on: an actor does not care where others are.
+NODE = "local"
 
 # What an interrupted run says, and the most its job gets to end its scripts: they
 # are killed, which takes milliseconds.
@@ -83,7 +83,6 @@ class Simulation:
         self._subscribe()
         self._slots = Slots(env.num_threads)
         self._done = asyncio.Event()
-        self._nodes: list[System] = []  # the server's first, then the sites'
         self._task: asyncio.Task[Any] | None = None
         self._interrupted = False
         self._failures: list[RunEvent] = []
@@ -147,15 +146,18 @@ class Simulation:
     async def _simulate(self, stack: AsyncExitStack) -> None:
         registry = Registry(*runtime_messages(), *role_messages())
         registry.freeze()
-        system = await stack.enter_async_context(self._system("server", registry))
-        self._nodes.append(system)
-        self.outcome.show(self._nodes)
-        server = await system.spawn(
-            Server, name="server", mailbox=Mailbox(2 * len(self._env.sites) + 64)
+        system = System(
+            NODE, registry=registry, seed=self._folder.seed, check_codec=self._env.check_codec
         )
-        stack.push_async_callback(self._drain_sites)
+        stack.callback(self.outcome.show, ())
+        await stack.enter_async_context(system)
+        self.outcome.show((system,))
+        mailbox = Mailbox(2 * len(self._env.sites) + 64)
+        server = await system.spawn(Server, name="server", mailbox=mailbox)
         trainer = await self._trainers(stack)
-        await self._start_sites(system, registry, trainer)
+        for site in self._env.sites:
+            settings = partial(trainer, site)
+            await system.spawn(partial(Site, site, server, settings), name=site)
         job: Ref[Job] = await server.ask(RunJob(self._plan()))
         loop = asyncio.get_running_loop()
         abort = partial(self._abort, job, "aborted by its user")
@@ -165,10 +167,6 @@ class Simulation:
         except asyncio.CancelledError:
             await self._interrupt(job)
             raise
-
-    def _system(self, name: str, registry: Registry) -> System:
-        check = self._env.check_codec
-        return System(name, registry=registry, seed=self._folder.seed, check_codec=check)
 
     def _abort(self, job: Ref[Job], reason: str) -> None:
         with suppress(ActorError):  # the job has ended meanwhile
@@ -180,42 +178,6 @@ class Simulation:
         with suppress(TimeoutError):
             async with asyncio.timeout(_INTERRUPT_S):
                 await self._done.wait()
-
-    async def _start_sites(
-        self, server: System, registry: Registry, trainer: Callable[[str, str], TrainerSettings]
-    ) -> None:
-        sites = self._env.sites
-        for begin in range(0, len(sites), _STARTING):
-            await asyncio.gather(
-                *(
-                    self._start_site(server, registry, site, trainer)
-                    for site in sites[begin : begin + _STARTING]
-                )
-            )
-
-    async def _start_site(
-        self,
-        server: System,
-        registry: Registry,
-        site: str,
-        trainer: Callable[[str, str], TrainerSettings],
-    ) -> None:
-        """One site's system, its link to the server and its site actor."""
-        system = self._system(site, registry)
-        await system.__aenter__()
-        self._nodes.append(system)
-        codec = Codec(registry) if self._env.check_codec else None
-        near, far = memory_pair("server", site, codec_a=codec, codec_b=codec)
-        server.attach(near)
-        system.attach(far, default=True)
-        upstream = system.lookup("server/server", Server)
-        await system.spawn(lambda: Site(site, upstream, partial(trainer, site)), name="site")
-
-    async def _drain_sites(self) -> None:
-        systems = self._nodes[:0:-1]  # without the server, which is the first
-        for begin in range(0, len(systems), _STARTING):
-            await asyncio.gather(*(s.drain() for s in systems[begin : begin + _STARTING]))
-        self._nodes.clear()
 
     def _plan(self) -> JobPlan:
         recipe, env = self._recipe, self._env

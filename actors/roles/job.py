@@ -104,9 +104,10 @@ class Watchdog(Message["Job", None]):
 class Job(Actor):
     """Runs one job; its workflow sees it as `Rounds`."""
 
-    def __init__(self, plan: JobPlan) -> None:
-        """Run `plan` as soon as the actor starts."""
+    def __init__(self, plan: JobPlan, addresses: Mapping[str, str]) -> None:
+        """Run `plan` on the sites at these addresses as soon as the actor starts."""
         self._plan = plan
+        self._addresses = dict(addresses)
         self._trainers: dict[str, Ref[Trainer]] = {}
         self._sites_by_trainer: dict[str, str] = {}
         self._out = dict(plan.progress.out)
@@ -232,7 +233,7 @@ class Job(Actor):
         """Call for the trainer of a site that did not answer, as long as it makes sense."""
         pause, longest = RETRY_S
         while isinstance(error, PASSING) and not self._ending:
-            if self.ctx.now >= until or not (until == FOR_EVER or self.ctx.system.reaches(site)):
+            if self.ctx.now >= until or not (until == FOR_EVER or self._may_return(site)):
                 break
             await asyncio.sleep(pause * self.ctx.rng.uniform(0.5, 1.0))
             pause = min(longest, pause * 2)
@@ -251,7 +252,10 @@ class Job(Actor):
             self._seek(site)
 
     def _site(self, site: str) -> Ref[Site]:
-        return self.ctx.system.lookup(Address(site, "site"), Site)
+        return self.ctx.system.lookup(self._addresses[site], Site)
+
+    def _may_return(self, site: str) -> bool:
+        return self.ctx.system.reaches(Address.parse(self._addresses[site]).node)
 
     def _call_for_trainer(self) -> Deploy:
         self._calls += 1
@@ -503,6 +507,7 @@ class Job(Actor):
     @handles
     def returned(self, msg: Returned) -> None:
         """A site has started anew: give it a trainer and the round's task."""
+        self._addresses[msg.site] = msg.address
         self._seek(msg.site)
 
     def _seek(self, site: str) -> None:

@@ -30,9 +30,15 @@ Verdict = Literal["accepted", "duplicate", "late", "refused"]
 
 @dataclass(frozen=True, slots=True)
 class Register(Message["Server", "Registered"], id=100):
-    """A site is there; sent at its start and again after every restart."""
+    """A site is there; sent at its start and again after every restart.
+
+    Attributes:
+        site: The site's name.
+        address: Its actor's address, on whichever node that is.
+    """
 
     site: str
+    address: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +88,10 @@ class Retired(Record, id=106):
 
 @dataclass(frozen=True, slots=True)
 class Returned(Message["Job", None], id=105):
-    """From the server: a site has registered again while the job runs."""
+    """From the server: a site has registered again while the job runs, maybe elsewhere."""
 
     site: str
+    address: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,8 @@ class Server(Actor):
 
     def __init__(self) -> None:
         """Begin with no site."""
-        self._sites: dict[str, None] = {}
+        # Addresses by site.
+        self._sites: dict[str, str] = {}
         self._jobs: dict[str, tuple[JobPlan, Ref[Job]]] = {}
 
     @handles
@@ -42,8 +43,8 @@ class Server(Actor):
         if msg.site in self._sites:
             for plan, job in self._jobs.values():
                 if msg.site in plan.sites:
-                    self.ctx.run(_tell(job, Returned(msg.site)), lambda _: None)
-        self._sites[msg.site] = None
+                    self.ctx.run(_tell(job, Returned(msg.site, msg.address)), lambda _: None)
+        self._sites[msg.site] = msg.address
         return Registered(len(self._sites))
 
     @handles
@@ -56,8 +57,9 @@ class Server(Actor):
         missing = [site for site in plan.sites if site not in self._sites]
         if missing:
             raise Rejected("unknown-sites", f"not registered: {', '.join(missing[:5])}")
+        addresses = {site: self._sites[site] for site in plan.sites}
         job = await self.ctx.spawn(
-            lambda: Job(plan),
+            lambda: Job(plan, addresses),
             name=f"job-{plan.id}",
             # Every site may submit at once, and a remote message for a full
             # mailbox is refused.

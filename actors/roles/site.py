@@ -1,4 +1,4 @@
-"""The site: the actor that stands for one organisation on its own node.
+"""The site: the actor that stands for one organisation, on a node of its own or beside others.
 
 It registers with the server over the one link that the site opened, and makes
 one trainer per job. What a trainer runs, and how, is settled here at the site
@@ -45,10 +45,11 @@ class Site(Actor):
         self.ctx.run(self._register(), lambda _: None)
 
     async def _register(self) -> None:
+        register = Register(self._name, self.ctx.ref.text)
         pause, longest = RETRY_S
         while True:
             try:
-                await self._server.ask(Register(self._name), timeout=REGISTER_TIMEOUT_S)
+                await self._server.ask(register, timeout=REGISTER_TIMEOUT_S)
             except ActorError:
                 await asyncio.sleep(pause * self.ctx.rng.uniform(0.5, 1.5))
                 pause = min(longest, pause * 2)

@@ -154,7 +154,7 @@ def test_nobody_waits_for_a_fold_and_no_site_is_taken_back_in_it(
             late = Submit("site-3", "train", 0, Update(None))
             counted = await job.ask(late, timeout=1)
             assert (counted.verdict, counted.text) == ("late", "round 0 is being aggregated")
-            await job.tell(Returned("site-3"))
+            await job.tell(Returned("site-3", "site-3/site"))
             await asyncio.sleep(60)  # of virtual time: it has been found again
             release.set()
 
