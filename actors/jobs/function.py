@@ -2,8 +2,8 @@
 
 A function is called with the parameters and a context, and returns the update.
 It is called in a thread (`threads`) until a call has proved quick, and then on the
-loop until one was slow; the numbers are the same, since every random draw comes
-from the context and every client has parameters of its own.
+loop, a few clients at a time, until one was slow; the numbers are the same, since
+every random draw comes from the context and every client has parameters of its own.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import math
 import threading
 import time
 import traceback
-from collections.abc import Awaitable, Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -35,13 +36,16 @@ from .threads import Slots, Threads
 # After a call that took longer than this the next one is made in a thread:
 # progress lines and Ctrl-C stay prompt.
 QUICK_S = 0.005
+# Quick calls made in one turn of the loop, each kind of work for all of them before the
+# next: lending, calling and packing client by client takes a third longer, since each
+# runs more code than a processor's nearest cache holds. More of them at once would take
+# more memory than the next one holds.
+TOGETHER = 16
 # A call that was given up, and goes on for this many times as long as it was waited for, is taken
 # for hung: its slot goes to others, which would else wait for ever.
 HUNG_FACTOR = 10
 
 TrainFunction: TypeAlias = Callable[[Params, "TrainContext"], Any]
-# Parameters, or what became of them, and the token of their memory.
-Loan: TypeAlias = "tuple[Any, object]"
 
 
 class FunctionFailed(ScriptFailed):
@@ -133,22 +137,22 @@ class FunctionScript:
         self.site = site
         self.pid = None
         self._owner = owner
-        self._on_metric = on_metric
+        self._on_metric = _on_this_loop(on_metric)
 
     async def run(self, task: Task) -> Outcome:
         """Call the function; raises `FunctionFailed` with the user's own line."""
         owner = self._owner
         function = owner.evaluate if task.name == "evaluate" else owner.train
-        on_metric = _on_this_loop(self._on_metric)
-        context = TrainContext(
-            self.site, task.round, task.total_rounds, owner.job_id, owner.seed, on_metric
-        )
         assert task.model is not None
         assert function is not None
-        lend = partial(owner.parameters.lend, task.model, task.round)
+        context = TrainContext(
+            self.site, task.round, task.total_rounds, owner.job_id, owner.seed, self._on_metric
+        )
+        call = Call(self, task, function, context)
         try:
-            returned, token = await owner.call(function, lend, context)
-            return self._outcome(task, returned, token)
+            await owner.work(call)
+            # Not there where a call took long, or returned something to be awaited.
+            return call.outcome or self.outcome(task, call.returned, call.token)
         except ScriptError:
             raise
         except asyncio.CancelledError as error:
@@ -159,7 +163,8 @@ class FunctionScript:
             # A client that calls `sys.exit` fails; it does not end the run as a success.
             raise self._failed(error, function) from error
 
-    def _outcome(self, task: Task, returned: Any, token: object) -> Outcome:
+    def outcome(self, task: Task, returned: Any, token: object) -> Outcome:
+        """What the function returned, as a script's outcome; packs its parameters."""
         model = returned if isinstance(returned, FLModel) else _as_model(returned, task.name)
         blob = None
         if task.name == "train":
@@ -195,6 +200,124 @@ class FunctionScript:
         """A call that is at work in a thread runs on unheeded: Python cannot end it."""
 
 
+class Call:
+    """One call of a function, and what became of it."""
+
+    __slots__ = (
+        "context",
+        "error",
+        "function",
+        "made",
+        "outcome",
+        "over",
+        "params",
+        "returned",
+        "script",
+        "seconds",
+        "task",
+        "token",
+    )
+
+    def __init__(
+        self, script: FunctionScript, task: Task, function: TrainFunction, context: TrainContext
+    ) -> None:
+        self.script = script
+        self.task = task
+        self.function = function
+        self.context = context
+        self.params: Params | None = None
+        self.token: object = None
+        self.returned: Any = None
+        # The rest is of calls that are made on the loop.
+        self.made = False
+        self.seconds = 0.0
+        self.error: BaseException | None = None
+        self.outcome: Outcome | None = None
+        self.over: asyncio.Future[None]
+
+    def lend(self, parameters: Parameters) -> None:
+        """Get parameters of its own."""
+        assert self.task.model is not None
+        self.params, self.token = parameters.lend(self.task.model, self.task.round)
+
+    def make(self) -> Any:
+        """Call the function; its parameters are its own then, and may be lent again."""
+        params, self.params = self.params, None
+        assert params is not None
+        return self.function(params, self.context)
+
+
+class QuickCalls:
+    """Makes quick calls on the loop, `TOGETHER` of them in one turn."""
+
+    def __init__(self, owner: FunctionClients) -> None:
+        self._owner = owner
+        self._waiting: deque[Call] = deque()
+        self._due = False
+
+    async def make(self, call: Call) -> None:
+        """Return when the call is over; it is not made if the function is no longer quick."""
+        call.over = asyncio.get_running_loop().create_future()
+        self._waiting.append(call)
+        if not self._due:
+            self._come_back()
+        await call.over
+
+    def _come_back(self) -> None:
+        self._due = True
+        asyncio.get_running_loop().call_soon(self._work)
+
+    def _work(self) -> None:
+        waiting = self._waiting
+        taken = [waiting.popleft() for _ in range(min(TOGETHER, len(waiting)))]
+        calls = [call for call in taken if not call.over.done()]  # others were cancelled
+        self._due = False
+        if waiting:
+            self._come_back()
+        for call in calls:
+            self._lend(call)
+        for call in calls:
+            self._call(call)
+        for call in calls:
+            self._finish(call)
+
+    def _lend(self, call: Call) -> None:
+        try:
+            call.lend(self._owner.parameters)
+        except Exception as error:
+            call.error = error
+
+    def _call(self, call: Call) -> None:
+        owner = self._owner
+        if call.error is not None or not owner.is_quick(call.function, call.script.site):
+            return
+        call.made = True
+        began = time.perf_counter()
+        try:
+            call.returned = call.make()
+        except (Exception, SystemExit, asyncio.CancelledError) as error:
+            call.error = error
+        call.seconds = time.perf_counter() - began
+        owner.learn(call.function, call.script.site, call.seconds)
+
+    def _finish(self, call: Call) -> None:
+        if call.made and call.error is None and not inspect.isawaitable(call.returned):
+            try:
+                call.outcome = call.script.outcome(call.task, call.returned, call.token)
+            except Exception as error:
+                call.error = error
+        if call.seconds > QUICK_S:
+            # A deadline that passed meanwhile is due before this, and ends it as in a thread.
+            asyncio.get_running_loop().call_later(QUICK_S, _set, call.over)
+        else:
+            _set(call.over)
+
+
+def _set(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
 class FunctionClients:
     """All clients by function of one job in this process."""
 
@@ -219,6 +342,7 @@ class FunctionClients:
         self.job_id = job_id
         self.seed = seed
         self.parameters = Parameters(exclude)
+        self._quick_calls = QuickCalls(self)
         self._slots = slots or Slots(1)
         self._slots_are_held = slots_are_held
         self._threads = Threads()
@@ -234,64 +358,53 @@ class FunctionClients:
         """End the threads, at once; one that is at work ends when its call returns."""
         self._threads.close()
 
-    async def call(
-        self, function: TrainFunction, lend: Callable[[], Loan], context: TrainContext
-    ) -> Loan:
-        """Call the function on the loop if it has proved quick, else in a thread.
+    async def work(self, call: Call) -> None:
+        """Have a call made: awaited, on the loop if it has proved quick, or in a thread.
 
         The model is lent once there is a slot, for memory would be full of those that wait.
-        Returns what the function did, and the token of the parameters it was lent.
         """
-        if inspect.iscoroutinefunction(function):
+        if inspect.iscoroutinefunction(call.function):
             async with self._slot():
-                params, token = lend()
-                return await cast("Awaitable[Any]", function(params, context)), token
-        if not self._is_quick(function, context.site):
+                call.lend(self.parameters)
+                call.returned = await call.make()
+            return
+        while not await self._make_now(call):
             async with self._slot():
                 # While this waited for its slot, another call may have proved quick.
-                if not self._is_quick(function, context.site):
-                    params, token = lend()
-                    returned = await self._call_in_thread(function, params, context)
-                    return await returned if inspect.isawaitable(returned) else returned, token
-        params, token = lend()
-        returned = await self._call_here(function, params, context)
-        if inspect.isawaitable(returned):
+                if not self.is_quick(call.function, call.script.site):
+                    call.lend(self.parameters)
+                    returned = await self._call_in_thread(call)
+                    call.returned = await returned if inspect.isawaitable(returned) else returned
+                    return
+
+    async def _make_now(self, call: Call) -> bool:
+        if not self.is_quick(call.function, call.script.site):
+            return False
+        await self._quick_calls.make(call)
+        if call.error is not None:
+            raise call.error
+        if inspect.isawaitable(call.returned):
             async with self._slot():
-                return await returned, token
-        return returned, token
+                call.returned = await call.returned
+        return call.made
 
     def _slot(self) -> AbstractAsyncContextManager[None]:
         return nullcontext() if self._slots_are_held else self._slots
 
-    async def _call_here(
-        self, function: TrainFunction, params: Params, context: TrainContext
-    ) -> Any:
-        began = time.perf_counter()
-        try:
-            return function(params, context)
-        finally:
-            seconds = time.perf_counter() - began
-            self._learn(function, context.site, seconds)
-            if seconds > QUICK_S:
-                # A deadline that passed meanwhile is due before this, and ends it as in a thread.
-                await asyncio.sleep(QUICK_S)
-
-    async def _call_in_thread(
-        self, function: TrainFunction, params: Params, context: TrainContext
-    ) -> Any:
+    async def _call_in_thread(self, call: Call) -> Any:
         began = time.perf_counter()
         # Waited for without `await`, which would hand a cancellation on to it.
-        future = self._threads.begin(partial(_timed, function, params, context))
+        future = self._threads.begin(partial(_timed, call))
         try:
             await asyncio.wait([future])
         except asyncio.CancelledError:
-            context.end()
+            call.context.end()
             if not future.done():
-                self._learn(function, context.site, math.inf)
+                self.learn(call.function, call.script.site, math.inf)
                 self._keep_slot(future, time.perf_counter() - began)
             raise
         returned, error, seconds = future.result()
-        self._learn(function, context.site, seconds)
+        self.learn(call.function, call.script.site, seconds)
         if error is not None:
             raise error
         return returned
@@ -310,10 +423,12 @@ class FunctionClients:
         future.add_done_callback(end)
         loop.call_later((HUNG_FACTOR - 1) * waited_s, end)
 
-    def _is_quick(self, function: TrainFunction, site: str) -> bool:
+    def is_quick(self, function: TrainFunction, site: str) -> bool:
+        """Whether the function's last call was quick, and this site's last one too."""
         return id(function) in self._quick and (id(function), site) not in self._slow
 
-    def _learn(self, function: TrainFunction, site: str, seconds: float) -> None:
+    def learn(self, function: TrainFunction, site: str, seconds: float) -> None:
+        """Note how long a call took."""
         if seconds > QUICK_S:
             self._quick.discard(id(function))
             self._slow.add((id(function), site))
@@ -322,13 +437,11 @@ class FunctionClients:
             self._slow.discard((id(function), site))
 
 
-def _timed(
-    function: TrainFunction, params: Params, context: TrainContext
-) -> tuple[Any, BaseException | None, float]:
+def _timed(call: Call) -> tuple[Any, BaseException | None, float]:
     """What the function returned, or raised, and how long it took; raises nothing."""
     began = time.perf_counter()
     try:
-        return function(params, context), None, time.perf_counter() - began
+        return call.make(), None, time.perf_counter() - began
     except BaseException as error:
         return None, error, time.perf_counter() - began
 

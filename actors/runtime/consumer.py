@@ -144,6 +144,13 @@ class Consumer:
             return False
         return True
 
+    @property
+    def at_rest(self) -> bool:
+        """Whether it sleeps with nothing to do, and takes messages."""
+        queue = self.queue
+        asleep = queue.wake is not None and self.worker.asleep
+        return asleep and not queue.messages and not queue.closed and not self.draining
+
     def asks_itself(self) -> bool:
         """Whether the code that runs now is an `async` handler of this very actor."""
         if not self.at_work():

@@ -126,6 +126,9 @@ class Ref(Generic[A]):
         ask = system.sweep.await_reply(future, message, self, timeout)
         if cell is None:
             system.border.ask(ask)
+        elif system.observer is None and cell.at_rest:
+            cell.queue.messages.append(ask)  # as in `ask`: it works at once
+            cell.worker.step()
         else:
             self._offer(cell, ask)
         return future

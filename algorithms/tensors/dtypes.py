@@ -15,7 +15,6 @@ these are looked for, and moved off the tie by one bit.
 from __future__ import annotations
 
 import functools
-import math
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias
 
@@ -32,8 +31,6 @@ _F32_MAGNITUDE: Final = np.uint32(0x7FFF_FFFF)
 _ONE: Final = np.uint32(1)
 _MINUS_ONE: Final = np.uint32(0xFFFF_FFFF)  # added modulo 2**32
 _NOWHERE: Final = np.empty(0, np.intp)
-# Types that NumPy multiplies by BLAS.
-_SQUARED: Final = frozenset((np.dtype(np.float32), np.dtype(np.float64)))
 _FEW_LANES: Final = 1 << 16  # up to here a temporary array of bool stays in cache
 
 
@@ -220,12 +217,6 @@ def all_finite(dtype: DType, lanes: Lanes) -> bool:
         return True
     if dtype.short is None:
         if len(lanes) <= _FEW_LANES:
-            if dtype.storage in _SQUARED:
-                with np.errstate(invalid="ignore"):  # of a signalling NaN
-                    square = float(lanes.dot(lanes))
-                # Finite, it has finite terms only; infinite, it may have overflowed.
-                if math.isfinite(square):
-                    return True
             return bool(np.count_nonzero(np.isfinite(lanes)) == len(lanes))  # cheaper than all()
         # Without a temporary: NaN propagates through both, and fails both comparisons.
         return bool(np.minimum.reduce(lanes) > -np.inf and np.maximum.reduce(lanes) < np.inf)
