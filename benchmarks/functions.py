@@ -11,8 +11,10 @@ from typing import Any
 from .commands import environment
 from .results import Row, mebibytes
 
-_JOB = Path(__file__).parent / "jobs" / "function" / "job.py"
+_FOLDER = Path(__file__).parent / "jobs" / "function"
+_JOB, _LOOP = _FOLDER / "job.py", _FOLDER / "loop.py"
 _ROUNDS = 5
+_LOOP_NOTE = "tasks/s: the same tensors, draws, training and mean in one process without covey"
 _LIMIT_S = 300.0
 _LIMITS = {
     (1000, "torch", "plain"): ">= 10,000",
@@ -23,7 +25,9 @@ _LIMITS = {
 
 def run(folder: Path, quick: bool) -> list[Row]:
     """Tasks per second as a whole and in later rounds, memory, and what `statistics()` says."""
-    rows: list[Row] = []
+    loops = sorted(_loop(folder) for _ in range(1 if quick else 3))
+    loop = loops[len(loops) // 2]
+    rows = [Row("1,000 in a plain loop, torch", f"{loop:,.0f}", _LOOP_NOTE, "", loop)]
     cases = [
         (clients, "torch", mode)
         for clients in (100, 1000, *(() if quick else (10000,)))
@@ -34,9 +38,21 @@ def run(folder: Path, quick: bool) -> list[Row]:
             _once(folder, clients, kind, mode) for _ in range(1 if quick or clients > 1000 else 3)
         ]
         outcomes.sort(key=lambda outcome: float(outcome["cpu_s"]))
-        rows += _rows(clients, kind, mode, outcomes[len(outcomes) // 2])
+        rows += _rows(clients, kind, mode, outcomes[len(outcomes) // 2], loop)
     rows.append(_counts(_once(folder, 1000, "torch", "count")))
     return rows
+
+
+def _loop(folder: Path) -> float:
+    """Tasks a second of the plain loop, in its later rounds."""
+    command = (sys.executable, str(_LOOP), "1000", str(_ROUNDS))
+    done = subprocess.run(
+        command, env=environment(folder), capture_output=True, timeout=_LIMIT_S, text=True
+    )
+    if done.returncode != 0:
+        raise RuntimeError(f"{' '.join(command)}:\n{done.stderr[-2000:]}")
+    later = json.loads(done.stdout)["rounds_s"][1:]
+    return 1000 * len(later) / sum(later)
 
 
 def _once(folder: Path, clients: int, kind: str, mode: str) -> dict[str, Any]:
@@ -50,7 +66,9 @@ def _once(folder: Path, clients: int, kind: str, mode: str) -> dict[str, Any]:
     return outcome
 
 
-def _rows(clients: int, kind: str, mode: str, outcome: dict[str, Any]) -> list[Row]:
+def _rows(
+    clients: int, kind: str, mode: str, outcome: dict[str, Any], loop: float
+) -> list[Row]:
     """Two rows: how fast, and how much memory above the import of torch."""
     tasks = clients * _ROUNDS
     later = outcome["rounds_s"][1:]
@@ -58,6 +76,8 @@ def _rows(clients: int, kind: str, mode: str, outcome: dict[str, Any]) -> list[R
     whole = tasks / outcome["execute_s"]
     name = f"{clients:,} by function, {kind}{', through the codec' if mode == 'codec' else ''}"
     note = f"tasks/s in rounds 1-4; {whole:,.0f} with start and end; CPU {outcome['cpu_s']:.2f} s"
+    if kind == "torch":
+        note = f"{in_rounds / loop:.2f} x the plain loop; {note}"
     rows = [Row(name, f"{in_rounds:,.0f}", note, _LIMITS.get((clients, kind, mode), ""), in_rounds)]
     rows[0].data.update(outcome)
     if mode == "plain":

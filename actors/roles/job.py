@@ -51,6 +51,7 @@ from .messages import (
     Step,
     Streamed,
     Submit,
+    Taken,
     Update,
 )
 from .plan import JobPlan, Outcome, QuorumLost
@@ -72,6 +73,9 @@ FOR_EVER = float("inf")
 KILL_TIMEOUT_S = 10.0
 RETIRE_TIMEOUT_S = LAST_LINES_S + QUIT_S + 5.0
 RETRY_S = (0.05, 5.0)
+# Tasks pushed in one turn of the loop. Thousands of clients by function work in turns too:
+# pushed all at once, each would have left the processor's caches before it works.
+PUSHED_AT_ONCE = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -387,10 +391,14 @@ class Job(Actor):
         """Give every site its task; those that cannot be reached get it again and again."""
         self._attempts += 1
         msg = self._assignment(work)
-        asks = {
-            self._trainers[site].ask(msg, timeout=PUSH_TIMEOUT_S): site for site in work.waiting
-        }
+        asks: dict[asyncio.Future[Taken], str] = {}
         try:
+            for count, site in enumerate(list(work.waiting), 1):
+                ask = self._trainers[site].ask(msg, timeout=PUSH_TIMEOUT_S)
+                if not ask.done() or ask.exception() is not None:
+                    asks[ask] = site
+                if not count % PUSHED_AT_ONCE:
+                    await asyncio.sleep(0)
             while asks:
                 await asyncio.wait(asks, return_when=asyncio.FIRST_EXCEPTION)
                 for ask in [ask for ask in asks if ask.done()]:
