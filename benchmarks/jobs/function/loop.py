@@ -1,4 +1,6 @@
-"""The same clients in a plain loop without covey, one JSON object out: `python loop.py CLIENTS ROUNDS`.
+"""The same clients in a plain loop without covey, one JSON object out.
+
+`python loop.py CLIENTS ROUNDS`.
 
 What no system could save: a client gets tensors of its own and a generator of its own, trains,
 and its update is flattened and added to a mean in float64.
