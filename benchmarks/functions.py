@@ -66,9 +66,7 @@ def _once(folder: Path, clients: int, kind: str, mode: str) -> dict[str, Any]:
     return outcome
 
 
-def _rows(
-    clients: int, kind: str, mode: str, outcome: dict[str, Any], loop: float
-) -> list[Row]:
+def _rows(clients: int, kind: str, mode: str, outcome: dict[str, Any], loop: float) -> list[Row]:
     """Two rows: how fast, and how much memory above the import of torch."""
     tasks = clients * _ROUNDS
     later = outcome["rounds_s"][1:]
