@@ -51,7 +51,7 @@ def _loop(folder: Path) -> float:
     )
     if done.returncode != 0:
         raise RuntimeError(f"{' '.join(command)}:\n{done.stderr[-2000:]}")
-    later = json.loads(done.stdout)["rounds_s"][1:]
+    later: list[float] = json.loads(done.stdout)["rounds_s"][1:]
     return 1000 * len(later) / sum(later)
 
 

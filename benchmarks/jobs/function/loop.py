@@ -32,7 +32,7 @@ def one_round(model: dict[str, torch.Tensor], clients: int, number: int) -> dict
         rng = np.random.default_rng((1, client, number))
         total += torch.cat([value.reshape(-1) for value in train(params, rng).values()])
     mean = (total / clients).to(torch.float32)
-    return dict(zip(model, mean.split(ELEMENTS), strict=True))
+    return dict(zip(model, mean.reshape(TENSORS, ELEMENTS), strict=True))
 
 
 def main() -> None:
