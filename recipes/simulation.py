@@ -26,6 +26,7 @@ from covey.actors.roles.messages import role_messages
 from covey.actors.roles.plan import JobPlan
 from covey.actors.roles.server import RunJob, Server
 from covey.actors.roles.site import Site
+from covey.actors.roles.synchronous import SynchronousTraining
 from covey.actors.roles.trainer import TrainerSettings
 from covey.actors.runtime import ActorError, Mailbox, Ref, System, runtime_messages
 from covey.transport import Registry
@@ -195,6 +196,7 @@ class Simulation:
             progress=self._progress,
             record=self._record,
             crashed=partial(self._end_early, RunStatus.FAILED),
+            training=SynchronousTraining,
             task_deadline_s=recipe.task_timeout,
             workflow=recipe.workflow,
             info={

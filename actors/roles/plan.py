@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from covey.algorithms import Aggregation, BestModel, Patience, StopCondition
 from covey.algorithms.tensors import Layout
@@ -16,6 +16,9 @@ from ..jobs.states import RunStatus
 from ..jobs.workflow import Workflow, federated_averaging
 from ..observe.events import RunEvent
 from .messages import Failure
+
+if TYPE_CHECKING:
+    from .job import Job, Training
 
 
 class QuorumLost(Exception):
@@ -135,6 +138,7 @@ class JobPlan:
         progress: What is known of earlier rounds.
         record: Takes every event; an `OSError` it raises fails the run.
         crashed: Told if the job actor itself fails.
+        training: Makes what the job does with its sites.
         task_deadline_s: Seconds a script may take for one task, None for any time.
         workflow: What happens in which order.
         info: Further data of the first event.
@@ -153,6 +157,7 @@ class JobPlan:
     progress: Progress
     record: Callable[[RunEvent], None]
     crashed: Callable[[str], None]
+    training: Callable[[Job], Training]
     task_deadline_s: float | None = None
     workflow: Workflow = federated_averaging
     info: Mapping[str, Any] = field(default_factory=dict[str, Any])

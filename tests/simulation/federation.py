@@ -26,6 +26,7 @@ from covey.actors.roles.messages import role_messages
 from covey.actors.roles.plan import JobPlan, Progress
 from covey.actors.roles.server import RunJob, Server
 from covey.actors.roles.site import Site
+from covey.actors.roles.synchronous import SynchronousTraining
 from covey.actors.roles.trainer import TrainerSettings
 from covey.actors.runtime import ActorError, Ref, Rejected, System, runtime_messages
 from covey.actors.runtime.system import Event
@@ -319,6 +320,7 @@ class Federation:
             progress=progress,
             record=self._record,
             crashed=self._crashed,
+            training=SynchronousTraining,
             task_deadline_s=scenario.deadline_s,
         )
 

@@ -22,6 +22,7 @@ from covey.actors.roles.messages import Returned, Submit, Update, role_messages
 from covey.actors.roles.plan import JobPlan, Progress
 from covey.actors.roles.server import RunJob, Server
 from covey.actors.roles.site import Site
+from covey.actors.roles.synchronous import SynchronousTraining
 from covey.actors.roles.trainer import TrainerSettings
 from covey.actors.runtime import Ref, System, runtime_messages
 from covey.actors.runtime.testing import SimulatedNetwork, simulate
@@ -126,6 +127,7 @@ class Federation:
             progress=Progress(BestModel("loss", "min")),
             record=self._record,
             crashed=lambda detail: pytest.fail(detail),
+            training=SynchronousTraining,
         )
 
     def _record(self, event: RunEvent) -> None:

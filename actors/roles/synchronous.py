@@ -1,0 +1,264 @@
+"""Synchronous training, in rounds: all work on one model, and the next is made of their updates.
+
+A round ends with its last answer, or the moment it cannot succeed any more. What
+is decided about a round is in `rounds.py`; in which order things happen, in
+the workflow.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+from covey.client.messages import TaskName
+
+from ..runtime import ActorError, Ref, Restart
+from .aggregator import Aggregator
+from .employment import PUSH_TIMEOUT_S, RETRY_S
+from .job import Job
+from .messages import Assign, Begin, Contribute, Counted, Failure, Step, Submit, Taken, Update
+from .plan import QuorumLost
+from .rounds import Round
+
+# Tasks pushed in one turn of the loop. Thousands of clients by function work in turns too:
+# pushed all at once, each would have left the processor's caches before it works.
+PUSHED_AT_ONCE = 16
+
+
+class SynchronousTraining:
+    """Follows a workflow, which sees it as `Rounds`; see `Training`."""
+
+    def __init__(self, job: Job) -> None:
+        """Train for `job`."""
+        self._job = job
+        self._plan = job.plan
+        self._round: Round | None = None
+        self._settled: asyncio.Future[None] | None = None
+        self._attempts = 0
+        self._stepping = False
+        self._aggregator: Ref[Aggregator]
+
+    async def prepare(self) -> None:
+        """Start the aggregator."""
+        plan = self._plan
+        self._aggregator = await self._job.ctx.spawn(
+            lambda: Aggregator(plan.rule, plan.layout, plan.blobs, plan.checkpoint, plan.sites),
+            name="aggregator",
+            restart=Restart.never(),
+        )
+
+    async def work(self) -> None:
+        """See `Training.work`."""
+        await self._plan.workflow(self)
+
+    # What the workflow sees ------------------------------------------------
+
+    @property
+    def first(self) -> int:
+        """The first round to run."""
+        return self._plan.version
+
+    @property
+    def total(self) -> int:
+        """The number of rounds."""
+        return self._plan.rounds
+
+    async def train(self, round: int) -> Mapping[str, float]:
+        """Have all sites train on the current model; return the metrics measured on it."""
+        await self._aggregator.ask(Begin(round, self._job.model))
+        sites = [site for site in self._plan.sites if site not in self._job.employment.out]
+        began = self._job.ctx.now
+        work = await self._run_round("train", round, sites, self._plan.minimum)
+        self._job.telling.round_finished(work, self._job.ctx.now - began, self._job.model.size)
+        return work.metrics()
+
+    async def step(self, round: int) -> None:
+        """Aggregate into the next version, and commit it."""
+        # A fold takes as long as it takes; the aggregator's death would end the wait.
+        self._stepping = True
+        try:
+            step = Step(round)
+            stepped = await self._aggregator.ask(step, timeout=float("inf"))
+        finally:
+            self._stepping = False
+        for site, text in stepped.unfit.items():
+            self._spoil(site, text)
+        assert self._round is not None
+        if not self._round.met:
+            self._plan.blobs.release(stepped.model.rid)
+            raise self._quorum_lost(self._round)
+        self._job.version = round + 1
+        self._job.commit(self._job.version)
+        self._plan.blobs.release(self._job.model.rid)
+        self._job.model = stepped.model
+
+    @property
+    def stopped(self) -> bool:
+        """Whether to stop before the last round."""
+        return bool(self._plan.progress.stopped_by)
+
+    def judge(self, round: int, metrics: Mapping[str, float]) -> None:
+        """Keep the model if it is the best so far; note whether to stop."""
+        progress = self._plan.progress
+        if progress.judge(round, metrics):
+            self._plan.checkpoint.mark_best(round)
+        if round == self.first:  # once is enough
+            for text in progress.unreported(metrics):
+                self._job.telling.notice(None, text)
+
+    async def evaluate(self, round: int) -> None:
+        """Have the last model evaluated where sites can."""
+        evaluators = self._plan.progress.evaluators
+        sites = [
+            s for s in self._plan.sites if s in evaluators and s not in self._job.employment.out
+        ]
+        if not sites:
+            return
+        began = self._job.ctx.now
+        work = await self._run_round("evaluate", round, sites, 0)
+        self._job.telling.round_finished(work, self._job.ctx.now - began, self._job.model.size)
+        if work.done and self._plan.progress.best.offer(round, work.metrics()):
+            self._plan.checkpoint.mark_best(round)
+            self._job.commit(round)
+
+    # One round -------------------------------------------------------------
+
+    async def _run_round(
+        self, task: TaskName, number: int, sites: list[str], minimum: int
+    ) -> Round:
+        self._round = work = Round.of(task, number, minimum, sites)
+        self._settled = asyncio.get_running_loop().create_future()
+        self._job.telling.round_started(work)
+        if not work.settled:
+            self._job.ctx.run(self._push(work), lambda _: None)
+            await self._settled
+        if work.hopeless or (minimum and not work.met):
+            raise self._quorum_lost(work)
+        return work
+
+    def _quorum_lost(self, work: Round) -> QuorumLost:
+        left = len(work.done) + len(work.waiting)
+        return QuorumLost(
+            work.number, work.minimum, left, {**self._job.employment.out, **work.failed}
+        )
+
+    async def _push(self, work: Round) -> None:
+        """Give every site its task; those that cannot be reached get it again and again."""
+        self._attempts += 1
+        msg = self._assignment(work)
+        asks: dict[asyncio.Future[Taken], str] = {}
+        try:
+            for count, site in enumerate(list(work.waiting), 1):
+                ask = self._job.employment.trainers[site].ask(msg, timeout=PUSH_TIMEOUT_S)
+                if not ask.done() or ask.exception() is not None:
+                    asks[ask] = site
+                if not count % PUSHED_AT_ONCE:
+                    await asyncio.sleep(0)
+            while asks:
+                await asyncio.wait(asks, return_when=asyncio.FIRST_EXCEPTION)
+                for ask in [ask for ask in asks if ask.done()]:
+                    site = asks.pop(ask)
+                    if ask.exception() is not None:
+                        self._job.ctx.run(self._push_again(work, site, msg), lambda _: None)
+        finally:
+            for ask in asks:
+                ask.cancel()
+
+    def _assignment(self, work: Round) -> Assign:
+        plan = self._plan
+        task: Any = work.task
+        return Assign(
+            plan.id,
+            task,
+            work.number,
+            self._attempts,
+            plan.rounds,
+            self._job.model,
+            plan.task_deadline_s,
+        )
+
+    async def _push_again(self, work: Round, site: str, msg: Assign) -> None:
+        trainer = self._job.employment.trainers[site]
+        pause, longest = RETRY_S
+        while True:
+            await asyncio.sleep(pause * self._job.ctx.rng.uniform(0.5, 1.0))
+            pause = min(longest, pause * 2)
+            if work is not self._round or site not in work.waiting:
+                return
+            if self._job.employment.trainers[site] is not trainer:
+                return  # its next trainer has a task of its own
+            with suppress(ActorError):
+                await trainer.ask(msg, timeout=PUSH_TIMEOUT_S)
+                return
+
+    def _check_settled(self) -> None:
+        self._job.telling.touch()
+        settled = self._settled
+        if settled is not None and not settled.done() and self._round and self._round.settled:
+            settled.set_result(None)
+
+    # Results ---------------------------------------------------------------
+
+    async def take(self, msg: Submit) -> Counted:
+        """See `Training.take`."""
+        work = self._round
+        if work is None or (msg.task, msg.round) != (work.task, work.number):
+            return Counted("late", f"round {msg.round} is over")
+        if self._stepping:
+            # The aggregator could only say so when it has folded: all others would wait.
+            return Counted("late", f"round {msg.round} is being aggregated")
+        if isinstance(msg.outcome, Failure):
+            self.lose(msg.site, msg.outcome)
+            return Counted("accepted")
+        return await self._count(work, msg.site, msg.outcome)
+
+    async def _count(self, work: Round, site: str, update: Update) -> Counted:
+        if work.task == "train":
+            counted = await self._aggregator.ask(Contribute(site, work.number, update))
+        else:
+            counted = Counted("duplicate" if site in work.done else "accepted")
+        # A submission that was withdrawn while the aggregator counted it comes again
+        # as a duplicate that this actor has not seen.
+        missed = counted.verdict == "duplicate" and site not in work.done
+        if counted.verdict == "accepted" or missed:
+            if update.evaluates:
+                self._plan.progress.evaluators[site] = None
+            work.finish(site, update)
+            self._job.telling.update(work, site, update)
+        elif counted.verdict == "refused":
+            self.lose(site, Failure("BadUpdate", counted.text, fatal=False))
+        self._check_settled()
+        return counted
+
+    def lose(self, site: str, failure: Failure) -> None:
+        """See `Training.lose`."""
+        if failure.fatal:
+            if site in self._job.employment.out:
+                return
+            self._job.employment.out[site] = failure
+        work = self._round
+        if (work is None or not work.fail(site, failure)) and not failure.fatal:
+            return
+        self._job.telling.failure(work.number if work else None, site, failure)
+        self._check_settled()
+
+    def _spoil(self, site: str, text: str) -> None:
+        """An update that had been taken turned out to be unfit in the fold."""
+        assert self._round is not None
+        failure = Failure("BadUpdate", text, fatal=False)
+        self._round.spoil(site, failure)
+        self._job.telling.failure(self._round.number, site, failure)
+
+    def welcome(self, site: str) -> None:
+        """See `Training.welcome`."""
+        work = self._round
+        if work is not None and site not in work.done and not work.settled:
+            work.reopen(site)
+            self._attempts += 1
+            self._job.ctx.run(self._push_again(work, site, self._assignment(work)), lambda _: None)
+
+    def look(self) -> None:
+        """See `Training.look`."""
+        self._job.telling.silence(self._round)
