@@ -51,10 +51,12 @@ FENCED = {
     "rich": ("recipes/bars.py", "cli"),
     "typer": ("cli",),
     "tensorboard": ("actors/observe",),
+    "mlflow": ("actors/observe/mlflow.py",),
+    "wandb": ("actors/observe/wandb.py",),
     "numpy": ("algorithms", "client", "actors/jobs"),
 }
-# torch takes seconds to import: never while a module is being imported.
-LATE = {"torch", "tensorboard"}
+# They take seconds to import: never while a module is being imported.
+LATE = {"torch", "tensorboard", "mlflow", "wandb"}
 
 BANNED_MODULES = {"pickle", "cPickle", "marshal", "shelve", "dill", "cloudpickle"}
 BANNED_CALLS = {"eval", "exec", "os.system", "os.popen", "torch.load", "yaml.load", "__import__"}

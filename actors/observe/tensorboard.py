@@ -1,12 +1,12 @@
 """Curves for TensorBoard: one folder for each site and one for the global model.
 
 Here: turning events into TensorBoard's own records. Not here: who asks for tracking (recipes),
-how metrics reach a run (the roles). Needs the extra `tracking`, never torch.
+how metrics reach a run (the roles), which value has which name and step (`tracking.py`). Needs the
+extra `tracking`, never torch.
 
-Steps: a metric that a script streams has the script's own step, a metric of a round has the
-round. Files are opened, appended to and closed again at each flush, by TensorBoard's own record
-writer but without the thread that its event writer starts for each file: a run may have more
-sites than a process may have open files.
+Files are opened, appended to and closed again at each flush, by TensorBoard's own record writer
+but without the thread that its event writer starts for each file: a run may have more sites than
+a process may have open files.
 """
 
 from __future__ import annotations
@@ -17,19 +17,18 @@ import itertools
 import os
 import socket
 import time
-from collections import Counter
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from .errors import TrackingUnavailable
 from .events import EventKind, RunEvent
+from .tracking import SCALAR, Curves, Point
 
 #: A script may stream thousands of values a second; TensorBoard itself looks every few seconds.
 _FLUSH_EVERY_S: Final = 1.0
 
-#: Folder of the global model's curves; no site may have this name.
-GLOBAL: Final = "global"
+#: Events after which a run's curves are on the disk.
+_MILESTONES: Final = frozenset({EventKind.ROUND_FINISHED, EventKind.RUN_FINISHED})
 
 #: Runs in one process may start within one second, and resume in the same folder.
 _file_numbers = itertools.count()
@@ -47,12 +46,9 @@ def require() -> None:
 class TensorBoardTracker:
     """Writes the curves of a run; subscribe it to the run's journal.
 
-    Metrics of a site's answer and of a round are written at their round, under their own name;
-    if the script streams a curve of the same name, a site's metric of rounds is `round/<name>`,
-    so that two kinds of steps never share a curve.
-
     Args:
-        folder: Where the folders of sites are made; usually `<run>/tracking/tensorboard`.
+        folder: Where the folders of sites, and `global`, are made; usually
+            `<run>/tracking/tensorboard`.
 
     Raises:
         TrackingUnavailable: If TensorBoard cannot be imported.
@@ -63,7 +59,7 @@ class TensorBoardTracker:
         self._protos = _Protos()
         self._folder = folder
         self._files: dict[str, _EventFile] = {}
-        self._streamed: dict[str, Counter[str]] = {}
+        self._curves = Curves()
         self._flushed_at = time.time()
         folder.mkdir(parents=True, exist_ok=True)
 
@@ -76,19 +72,11 @@ class TensorBoardTracker:
         Raises:
             OSError: If a file cannot be written.
         """
-        match event.kind:
-            case EventKind.METRIC:
-                self._streamed_metric(event)
-            case EventKind.SITE_FINISHED:
-                self._round_metrics(event.site or GLOBAL, event)
-            case EventKind.ROUND_FINISHED:
-                self._round_metrics(GLOBAL, event)
-                self.flush()
-            case EventKind.RUN_FINISHED:
-                self.flush()
-            case _:
-                return
-        if event.time - self._flushed_at >= _FLUSH_EVERY_S:
+        for point in self._curves.points(event):
+            self._add(point)
+        if event.kind in _MILESTONES:
+            self.flush()
+        elif event.time - self._flushed_at >= _FLUSH_EVERY_S:
             self._flushed_at = event.time
             self.flush()
 
@@ -101,31 +89,21 @@ class TensorBoardTracker:
         for file in self._files.values():
             file.flush()
 
+    async def end(self) -> None:
+        """Write what is held back. As `flush`."""
+        self.flush()
+
     def close(self) -> None:
         """Write what is held back; no file stays open anyway. As `flush`."""
         self.flush()
 
-    def _streamed_metric(self, event: RunEvent) -> None:
-        site, key, step = event.site or GLOBAL, str(event.data["key"]), event.data.get("step")
-        counter = self._streamed.setdefault(site, Counter())
-        if step is None:
-            step = counter[key]  # without steps of its own a curve counts its values
-        counter[key] += 1
-        value = event.data["value"]
-        if event.data.get("type", "scalar") == "scalar":
-            self._file(site).add(self._protos.scalar(key, float(value)), step, event.time)
+    def _add(self, point: Point) -> None:
+        protos = self._protos
+        if point.kind == SCALAR:
+            summary = protos.scalar(point.name, float(point.value))
         else:
-            self._file(site).add(self._protos.text(key, str(value)), step, event.time)
-
-    def _round_metrics(self, site: str, event: RunEvent) -> None:
-        metrics: Mapping[str, float] = event.data.get("metrics", {})
-        if not metrics or event.round is None:
-            return
-        streamed = self._streamed.get(site, ())
-        file = self._file(site)
-        for name, value in metrics.items():
-            tag = f"round/{name}" if name in streamed else name
-            file.add(self._protos.scalar(tag, float(value)), event.round, event.time)
+            summary = protos.text(point.name, str(point.value))
+        self._file(point.site).add(summary, point.step, point.time)
 
     def _file(self, site: str) -> _EventFile:
         file = self._files.get(site)
