@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 from covey.actors.jobs.function import TrainFunction
 from covey.actors.roles.plan import Progress
@@ -22,6 +22,28 @@ from .recipe import Recipe, whole
 
 # What settings of the mathematics are called here.
 _SETTINGS = {"mode": "key_metric_mode"}
+
+
+class FedAvgSettings(TypedDict, total=False):
+    """The settings of `FedAvgRecipe`, for recipes that take them too."""
+
+    name: str
+    initial_model: Any
+    model: Any
+    min_clients: int | None
+    num_rounds: int
+    train_script: str | Path | None
+    train_args: str | Sequence[str]
+    train: TrainFunction | None
+    evaluate: TrainFunction | None
+    key_metric: str
+    key_metric_mode: Literal["max", "min"] | None
+    stop_cond: str | None
+    patience: int | None
+    exclude_vars: Sequence[str]
+    aggregation_weights: Mapping[str, float] | None
+    clients_per_round: int | None
+    task_timeout: float | None
 
 
 class FedAvgRecipe(Recipe):
@@ -47,6 +69,7 @@ class FedAvgRecipe(Recipe):
         patience: Stop after this many rounds without a better key metric.
         exclude_vars: Variables that are not aggregated and keep their values.
         aggregation_weights: Factor per site on the weight it reports.
+        clients_per_round: Clients that are drawn anew for each round; None: all of them.
         task_timeout: Seconds a client may take for one task; None: any time.
 
     Raises:
@@ -71,6 +94,7 @@ class FedAvgRecipe(Recipe):
         patience: int | None = None,
         exclude_vars: Sequence[str] = (),
         aggregation_weights: Mapping[str, float] | None = None,
+        clients_per_round: int | None = None,
         task_timeout: float | None = None,
     ) -> None:
         """See the class."""
@@ -95,6 +119,7 @@ class FedAvgRecipe(Recipe):
         self.patience = patience
         self.exclude_vars = tuple(exclude_vars)
         self.aggregation_weights = dict(aggregation_weights or {})
+        self.clients_per_round = clients_per_round
         self.check()
 
     def check(self) -> None:
@@ -102,6 +127,8 @@ class FedAvgRecipe(Recipe):
         super().check()
         if self.patience is not None:
             whole("patience", self.patience, 1)
+        if self.clients_per_round is not None:
+            whole("clients_per_round", self.clients_per_round, self.min_clients or 1)
         for setting in ("key_metric", "stop_cond"):
             value: object = getattr(self, setting)
             if value is not None and not isinstance(value, str):
@@ -149,4 +176,5 @@ class FedAvgRecipe(Recipe):
             "patience": self.patience,
             "exclude_vars": list(self.exclude_vars),
             "aggregation_weights": self.aggregation_weights,
+            "clients_per_round": self.clients_per_round,
         }

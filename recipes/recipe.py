@@ -16,7 +16,8 @@ import shlex
 import shutil
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -24,12 +25,15 @@ from covey.actors.jobs.function import TrainFunction
 from covey.actors.jobs.launchers import imports
 from covey.actors.jobs.manifest import JobManifest, digest_of_file, digest_of_text
 from covey.actors.jobs.workflow import Workflow, federated_averaging
+from covey.actors.roles.job import Job, Training
 from covey.actors.roles.plan import Progress
+from covey.actors.roles.synchronous import SynchronousTraining
+from covey.actors.roles.virtual import Durations
 from covey.algorithms import Aggregation
 from covey.algorithms.errors import AlgorithmError, BadSetting
 from covey.algorithms.tensors import InitialModel, load_initial
 
-from .checked import Checked
+from .checked import Checked, settings_of
 from .errors import ConfigError, did_you_mean
 from .run import Run
 
@@ -72,6 +76,8 @@ class Recipe(Checked, ABC):
     """
 
     workflow: Workflow = staticmethod(federated_averaging)
+    #: Clients that are drawn for each round; None: all of them.
+    clients_per_round: int | None = None
 
     def __init__(
         self,
@@ -114,13 +120,28 @@ class Recipe(Checked, ABC):
     def progress(self) -> Progress:
         """Model selection and early stopping of one run, at its beginning."""
 
+    def training(
+        self, seed: int, durations: Durations | None, sites: Sequence[str]
+    ) -> Callable[[Job], Training]:
+        """What a job of this recipe does with its sites; raises `ConfigError`.
+
+        Args:
+            seed: The run's seed.
+            durations: How long tasks take in virtual time, None in real time.
+            sites: Who takes part.
+        """
+        del sites
+        return partial(
+            SynchronousTraining, seed=seed, durations=durations, cohort=self.clients_per_round
+        )
+
     @abstractmethod
     def settings(self) -> dict[str, Any]:
         """The recipe's own settings as plain data, for the manifest."""
 
     def replace(self, **settings: Any) -> Self:
         """A copy with other settings, such as `num_rounds=2`; raises `ConfigError`."""
-        known = [name for name in inspect.signature(type(self)).parameters if hasattr(self, name)]
+        known = [name for name in settings_of(type(self)) if hasattr(self, name)]
         other = copy.copy(self)
         for key, value in settings.items():
             if key not in known:

@@ -1,7 +1,7 @@
 """SimEnv: a whole federation in one event loop, with real scripts.
 
-The server and every site are systems of their own, joined by memory links: the
-roles and messages are those of any other run. Scripts run in processes forked
+The server and all sites are actors of one system: the roles and messages are those
+of any other run. Scripts run in processes forked
 from one preloaded template, one after another inside this process
 (`isolation="inline"`), or are plain functions.
 """
@@ -26,6 +26,7 @@ from covey.actors.jobs.launchers.fork import FORK_IS_SAFE, Template
 from covey.actors.jobs.launchers.imports import scan
 
 from .checked import Checked
+from .durations import Duration
 from .errors import ConfigError, did_you_mean
 from .folder import RunFolder, workspace_of
 from .recipe import NAME, NAME_RULE, Recipe, whole
@@ -61,6 +62,8 @@ class SimEnv(Checked):
         progress: Show the run's progress; False shows nothing.
         template: A template process that is up already; see `covey run`.
         check_codec: Send every message through the codec, as over a network (for tests).
+        durations: Train in virtual time, in which each client's task takes as long as drawn
+            from this, such as `LogNormal(0, 0.5)`, or `duration(site, rng) -> seconds`.
 
     Raises:
         ConfigError: For a setting that cannot work.
@@ -84,6 +87,7 @@ class SimEnv(Checked):
         progress: bool = True,
         template: Template | None = None,
         check_codec: bool = False,
+        durations: Duration | None = None,
     ) -> None:
         """See the class."""
         self.sites = _sites(num_clients, clients)
@@ -111,6 +115,9 @@ class SimEnv(Checked):
         self.progress = progress
         self.template = template
         self.check_codec = check_codec
+        if durations is not None and not callable(durations):
+            raise ConfigError("durations", f"{durations!r} cannot be drawn from")
+        self.durations = durations
 
     def __repr__(self) -> str:
         return f"<SimEnv: {len(self.sites)} clients, {self.num_threads} at once>"
@@ -234,6 +241,7 @@ class SimEnv(Checked):
             "isolation": self.isolation,
             "restart_scripts": self.restart_scripts,
             "torch_threads": self.torch_threads,
+            "durations": None if self.durations is None else str(self.durations),
         }
         return RunFolder.create(workspace, manifest, seed, environment)
 

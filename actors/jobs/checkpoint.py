@@ -12,10 +12,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Generator, Mapping
+from collections.abc import Collection, Generator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, cast
+
+from covey.algorithms.tensors.dtypes import F64
 
 STATE: Final = "state.json"
 MODEL: Final = "model.safetensors"
@@ -61,16 +63,17 @@ class Checkpoint:
                 partial.unlink()
             raise
 
-    def commit(self, version: int, state: Mapping[str, Any]) -> None:
+    def commit(self, version: int, state: Mapping[str, Any], keep: Collection[int] = ()) -> None:
         """Make `version` the one that counts, with the state that belongs to it.
 
-        The version that `state["best_version"]` names stays on disk as well.
+        The version that `state["best_version"]` names stays on disk as well, and so do those
+        to `keep`.
         """
         state = {"version": version, **state}
         write_atomically(self._own / STATE, json.dumps(state))
         self._version = version
         link(self.path(version), self.folder / MODEL)
-        self._sweep(state)
+        self._sweep(state, keep)
 
     def mark_best(self, version: int) -> None:
         """Let `best_model.safetensors` name a version that is still on disk."""
@@ -103,13 +106,41 @@ class Checkpoint:
         elif self.path(version).is_file():
             link(self.path(version), self.folder / BEST)
 
-    def _sweep(self, state: Mapping[str, Any]) -> None:
+    def _sweep(self, state: Mapping[str, Any], keep: Collection[int] = ()) -> None:
         """Remove all that the committed state does not name."""
-        versions = (state["version"], state.get("best_version"))
-        kept = {self._own / STATE, *(self.path(v) for v in versions if v is not None)}
+        versions = [
+            v for v in (state["version"], state.get("best_version"), *keep) if v is not None
+        ]
+        kept = {self._own / STATE, *map(self.path, versions), *map(self._arrays_path, versions)}
         for stray in self._own.iterdir():
             if stray not in kept:
                 stray.unlink()
+
+    # What an optimizer keeps ------------------------------------------------
+
+    def _arrays_path(self, version: int) -> Path:
+        return self._own / f"arrays-{version}.bin"
+
+    def save_arrays(self, version: int, arrays: Mapping[str, F64]) -> None:
+        """Keep what an optimizer must know after a version; before the version is committed.
+
+        Raises `OSError` as the disk does.
+        """
+        if arrays:
+            with self._arrays_path(version).open("wb") as file:
+                for name in sorted(arrays):
+                    file.write(arrays[name].data.cast("B"))
+
+    def load_arrays(self, version: int, arrays: Mapping[str, F64]) -> bool:
+        """Fill arrays with what was kept after a version; False, and untouched, if nothing was."""
+        path = self._arrays_path(version)
+        size = sum(array.nbytes for array in arrays.values())
+        if not arrays or not path.is_file() or path.stat().st_size != size:
+            return False
+        with path.open("rb") as file:
+            for name in sorted(arrays):
+                file.readinto(arrays[name].data.cast("B"))
+        return True
 
     def discard(self) -> None:
         """Remove the checkpoint of a run that needs it no more; the models' names stay."""

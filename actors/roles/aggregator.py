@@ -23,7 +23,9 @@ from covey.algorithms import (
     UpdateInfo,
     fold,
 )
+from covey.algorithms.fold import new_state
 from covey.algorithms.tensors import Layout, ParamsType
+from covey.algorithms.tensors.dtypes import F64
 
 from ..downloads.blobs import Blob, BlobRef, Blobs
 from ..downloads.errors import BlobError
@@ -57,6 +59,9 @@ class Aggregator(Actor):
         self._round = -1
         self._model: BlobRef | None = None
         self._open = False
+        # What a server optimizer keeps from round to round, as it is after version `_state_of`.
+        self._state = new_state(layout, rule)
+        self._state_of = 0
         self._counted: set[tuple[str, int]] = set()
         self._updates: list[tuple[str, Update, float]] = []
 
@@ -80,7 +85,7 @@ class Aggregator(Actor):
             return Counted("duplicate")
         try:
             weight = self._rule.weigh(UpdateInfo(msg.site, msg.update.weight))
-            self._check(msg.update)
+            check_update(self._blobs, self._answers, msg.update)
         except (AlgorithmError, BlobError) as error:
             return Counted("refused", str(error))
         self._counted.add((msg.site, msg.round))
@@ -89,16 +94,6 @@ class Aggregator(Actor):
 
     def _is_repetition(self, msg: Contribute) -> bool:
         return (msg.site, msg.round) in self._counted
-
-    def _check(self, update: Update) -> None:
-        """Hold an update's header against the one layout that fits."""
-        if update.tensors is None:
-            raise BadUpdate("", "the update has no parameters; send FLModel(params=...)")
-        blob, layout = self._blobs.open(update.tensors.rid), self._answers
-        head = blob.buffer[: layout.data_start]
-        if blob.size != layout.size or bytes(head) != layout.header:
-            Layout.parse(blob.buffer, size=blob.size).check(layout)
-            raise BadUpdate("", "its tensors are not in the model's order")
 
     @handles
     async def step(self, msg: Step) -> Stepped:
@@ -167,11 +162,47 @@ class Aggregator(Actor):
 
         assert self._model is not None
         old = self._blobs.open(self._model.rid).buffer
+        # A fold that fails leaves the state worthless, and is made again without an update.
+        state = self._state_after(version - 1)
         with self._checkpoint.writing(version) as fd:
-            write = partial(_write_all, fd)
-            fold(old, self._layout, updates, self._rule, write, checkpoint=check)
+            fold(
+                old,
+                self._layout,
+                updates,
+                self._rule,
+                partial(write_all, fd),
+                state=state,
+                number=version,
+                checkpoint=check,
+            )
+        self._checkpoint.save_arrays(version, state)
+        self._state, self._state_of = state, version
+
+    def _state_after(self, version: int) -> dict[str, F64]:
+        """A copy of what the rule kept after a version, from disk where a run goes on."""
+        if self._state_of != version:
+            self._checkpoint.load_arrays(version, self._state)
+        return {name: array.copy() for name, array in self._state.items()}
 
 
-def _write_all(fd: int, data: memoryview) -> None:
+def check_update(blobs: Blobs, layout: Layout, update: Update) -> Blob:
+    """The blob of an update whose header is `layout`'s, the one that fits.
+
+    Raises:
+        BadUpdate: It has no parameters, or others than the model; `ManifestMismatch` names them.
+        UnknownBlob: It is not there any more.
+    """
+    if update.tensors is None:
+        raise BadUpdate("", "the update has no parameters; send FLModel(params=...)")
+    blob = blobs.open(update.tensors.rid)
+    head = blob.buffer[: layout.data_start]
+    if blob.size != layout.size or bytes(head) != layout.header:
+        Layout.parse(blob.buffer, size=blob.size).check(layout)
+        raise BadUpdate("", "its tensors are not in the model's order")
+    return blob
+
+
+def write_all(fd: int, data: memoryview) -> None:
+    """Write everything, as `os.write` may take less than it is given."""
     while data:
         data = data[os.write(fd, data) :]

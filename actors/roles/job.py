@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from asyncio import FIRST_COMPLETED
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -201,13 +201,13 @@ class Job(Actor):
 
     # What every training needs ----------------------------------------------
 
-    def commit(self, version: int) -> None:
-        """Make a version count, with all that a resumed run must know."""
+    def commit(self, version: int, keep: Collection[int] = ()) -> None:
+        """Make a version count, with all that a resumed run must know; `keep` others on disk."""
         progress, employment = self.plan.progress, self.employment
         # Those that are looked for may come back, to this run and to a resumed one.
         out = employment.out.items()
         progress.out = {site: why for site, why in out if site not in employment.sought}
-        self.plan.checkpoint.commit(version, progress.state())
+        self.plan.checkpoint.commit(version, progress.state(), keep)
 
     def _adopt(self) -> None:
         """Register the version on disk as the current model."""

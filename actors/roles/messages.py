@@ -16,16 +16,17 @@ from covey.client.messages import MetricKind, TaskName
 from covey.transport import Record, Scalar
 
 from ..downloads.blobs import BlobRef
-from ..runtime import Message
+from ..runtime import Message, Pull
 
 if TYPE_CHECKING:  # named in strings below, which the linter does not read
     from .aggregator import Aggregator  # noqa: F401
+    from .buffering import BufferedAggregator  # noqa: F401
     from .job import Job  # noqa: F401
     from .server import Server  # noqa: F401
     from .site import Site  # noqa: F401
     from .trainer import Trainer  # noqa: F401
 
-Verdict = Literal["accepted", "duplicate", "late", "refused"]
+Verdict = Literal["accepted", "duplicate", "late", "stale", "refused"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +107,7 @@ class Assign(Message["Trainer", "Taken"], id=110):
         total_rounds: Rounds of the whole run.
         model: The global model, None for tasks without one.
         deadline_s: Seconds the script may take once it is at work, None for any time.
+        difference: Whether parameters are to come as what training changed of `model`.
     """
 
     job: str
@@ -115,6 +117,7 @@ class Assign(Message["Trainer", "Taken"], id=110):
     total_rounds: int
     model: BlobRef | None = None
     deadline_s: float | None = None
+    difference: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,17 +172,22 @@ class Failure(Record, id=113):
 
 @dataclass(frozen=True, slots=True)
 class Submit(Message["Job", "Counted"], id=114):
-    """A site's result, sent until it is answered; (site, task, round) is its key."""
+    """A site's result, sent until it is answered; (site, task, round, attempt) is its key."""
 
     site: str
     task: TaskName
     round: int
+    attempt: int
     outcome: Update | Failure
 
 
 @dataclass(frozen=True, slots=True)
 class Counted(Record, id=115):
-    """What became of a result: it counts, has counted before, is too late, or is unfit."""
+    """What became of a result.
+
+    It counts, has counted before, is too late for its round, comes after its lease or from
+    too old a version (stale), or is unfit (refused).
+    """
 
     verdict: Verdict
     text: str = ""
@@ -257,6 +265,85 @@ class Stepped(Record, id=123):
     unfit: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
+@dataclass(frozen=True, slots=True)
+class Fill(Message["BufferedAggregator", "Filled"], id=130):
+    """One update for the buffer; its lease counts once.
+
+    Attributes:
+        site: Who sent it.
+        lease: Number of the lease that it was made under.
+        version: Version of the model that it began from.
+        update: The update.
+    """
+
+    site: str
+    lease: int
+    version: int
+    update: Update
+
+
+@dataclass(frozen=True, slots=True)
+class Advanced(Record, id=134):
+    """A new version is there.
+
+    Attributes:
+        version: Its number.
+        model: Its blob.
+        stalenesses: Those of the updates in it, in the order in which they came.
+        lost: Updates that had counted and are in no version, since the last one.
+        seconds: How long making it took.
+        error: Why there is none, and will be none any more; "" if there is.
+    """
+
+    version: int
+    model: BlobRef
+    stalenesses: tuple[int, ...] = ()
+    lost: int = 0
+    seconds: float = 0.0
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Filled(Record, id=131):
+    """What became of an update.
+
+    Attributes:
+        verdict: Whether it counts; "stale" if it began from too old a version.
+        text: Why not.
+        staleness: Versions that had been made since the one it began from.
+        steps: Whether it made the buffer full, so that a version comes.
+        made: That version, if it is there already.
+    """
+
+    verdict: Verdict
+    text: str = ""
+    staleness: int = 0
+    steps: bool = False
+    made: Advanced | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Flush(Message["BufferedAggregator", "Flushed"], id=132):
+    """Training is over: make a last version of what is in the buffer, or drop it."""
+
+    drop: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Flushed(Record, id=133):
+    """How many updates were in the buffer, and the version made of them."""
+
+    updates: int
+    made: Advanced | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Follow(Pull["BufferedAggregator", Advanced], id=135):
+    """Be told of every version after this one."""
+
+    version: int
+
+
 def role_messages() -> tuple[type[Record], ...]:
     """All messages of the roles, to be added to a federation's registry."""
     return (
@@ -276,4 +363,10 @@ def role_messages() -> tuple[type[Record], ...]:
         Contribute,
         Step,
         Stepped,
+        Fill,
+        Filled,
+        Flush,
+        Flushed,
+        Advanced,
+        Follow,
     )

@@ -8,10 +8,12 @@ the workflow.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from random import Random
 from typing import Any
 
+from covey.algorithms import derive
 from covey.client.messages import TaskName
 
 from ..runtime import ActorError, Ref, Restart
@@ -30,9 +32,28 @@ PUSHED_AT_ONCE = 16
 class SynchronousTraining:
     """Follows a workflow, which sees it as `Rounds`; see `Training`."""
 
-    def __init__(self, job: Job) -> None:
-        """Train for `job`."""
+    def __init__(
+        self,
+        job: Job,
+        *,
+        seed: int = 0,
+        cohort: int | None = None,
+        durations: Callable[[str, int], float] | None = None,
+    ) -> None:
+        """Train for `job`.
+
+        Args:
+            job: The job.
+            seed: Of the draw of cohorts.
+            cohort: Sites that are drawn for each round, None for all.
+            durations: Virtual seconds that a site takes for its task of a number; a round
+                takes as long as its slowest site. None in real time.
+        """
         self._job = job
+        self._seed = seed
+        self._cohort = cohort
+        self._durations = durations
+        self._time = 0.0
         self._plan = job.plan
         self._round: Round | None = None
         self._settled: asyncio.Future[None] | None = None
@@ -68,11 +89,21 @@ class SynchronousTraining:
     async def train(self, round: int) -> Mapping[str, float]:
         """Have all sites train on the current model; return the metrics measured on it."""
         await self._aggregator.ask(Begin(round, self._job.model))
-        sites = [site for site in self._plan.sites if site not in self._job.employment.out]
+        sites = self._drawn(round)
         began = self._job.ctx.now
-        work = await self._run_round("train", round, sites, self._plan.minimum)
+        work = await self._run_round("train", round, sites, min(self._plan.minimum, len(sites)))
+        if self._durations is not None:
+            self._time += max(self._durations(site, round) for site in work.done)
         self._job.telling.round_finished(work, self._job.ctx.now - began, self._job.model.size)
         return work.metrics()
+
+    def _drawn(self, round: int) -> list[str]:
+        """The round's sites, in the federation's order: all that can work, or a cohort by lot."""
+        present = self._job.employment.present
+        if self._cohort is None or self._cohort >= len(present):
+            return present
+        drawn = set(Random(derive(self._seed, "cohort", round)).sample(present, self._cohort))
+        return [site for site in present if site in drawn]
 
     async def step(self, round: int) -> None:
         """Aggregate into the next version, and commit it."""
@@ -226,7 +257,7 @@ class SynchronousTraining:
             if update.evaluates:
                 self._plan.progress.evaluators[site] = None
             work.finish(site, update)
-            self._job.telling.update(work, site, update)
+            self._job.telling.update(work.task, work.number, site, update)
         elif counted.verdict == "refused":
             self.lose(site, Failure("BadUpdate", counted.text, fatal=False))
         self._check_settled()
@@ -261,4 +292,6 @@ class SynchronousTraining:
 
     def look(self) -> None:
         """See `Training.look`."""
-        self._job.telling.silence(self._round)
+        work = self._round
+        if work is not None:
+            self._job.telling.silence(work.task, work.number, work.waiting)

@@ -6,7 +6,7 @@ the job decides what happens.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from ..observe.events import EventKind, RunEvent
 from .messages import Failure, Streamed, Update
 from .plan import JobPlan, Outcome
 from .rounds import Round
+from .versions import Version
 
 # After this much silence the run says what it waits for, and again after twice
 # as long, so that a night's training makes no page of lines.
@@ -65,16 +66,20 @@ class Telling:
         self._record(EventKind.ROUND_STARTED, work.number, None, data)
         self.touch()
 
-    def update(self, work: Round, site: str, update: Update) -> None:
+    def update(
+        self, task: str, number: int, site: str, update: Update, staleness: int | None = None
+    ) -> None:
         """A site's update counts."""
-        data = {
-            "task": work.task,
+        data: dict[str, Any] = {
+            "task": task,
             "weight": update.weight,
             "seconds": update.seconds,
             "bytes": update.tensors.size if update.tensors else 0,
             "metrics": dict(update.metrics),
         }
-        self._record(EventKind.SITE_FINISHED, work.number, site, data)
+        if staleness is not None:
+            data["staleness"] = staleness
+        self._record(EventKind.SITE_FINISHED, number, site, data)
 
     def failure(self, number: int | None, site: str, failure: Failure) -> None:
         """A site has failed."""
@@ -114,6 +119,26 @@ class Telling:
         """Something that changes nothing, but should be known."""
         self._record(EventKind.NOTICE, None, site, {"text": text})
 
+    def version_finished(
+        self, version: Version, metrics: Mapping[str, float], best: bool, model_bytes: int
+    ) -> None:
+        """All sites that were given a version have answered, or are given up."""
+        seconds = self._now() - version.began
+        data = {
+            "task": "train",
+            "ok": version.answered,
+            "failed": version.failed,
+            "seconds": seconds,
+            "bytes": model_bytes * (version.failed + 2 * version.answered),
+            "metrics": dict(metrics),
+            "best": best,
+            "staleness": version.staleness / max(1, version.answered),
+        }
+        if version.time is not None:
+            data["virtual_s"] = version.time
+        self._record(EventKind.ROUND_FINISHED, version.number, None, data)
+        self.touch()
+
     def round_finished(self, work: Round, seconds: float, model_bytes: int) -> None:
         """A round is over; `model_bytes` went to each of its sites."""
         metrics = work.metrics()
@@ -152,15 +177,15 @@ class Telling:
         self._heard = self._now()
         self._patience_s = SILENCE_S
 
-    def silence(self, work: Round | None) -> None:
+    def silence(self, task: str, number: int, waiting: Collection[str]) -> None:
         """Say what is waited for, if nothing has happened for long."""
         silent = self._now() - self._heard
-        if silent < self._patience_s or work is None or not work.waiting:
+        if silent < self._patience_s or not waiting:
             return
         self._patience_s *= 2
-        names = [site for site, _ in zip(work.waiting, range(NAMED_SITES), strict=False)]
-        data = {"task": work.task, "sites": names, "count": len(work.waiting), "seconds": silent}
-        self._record(EventKind.WAITING, work.number, None, data)
+        names = [site for site, _ in zip(waiting, range(NAMED_SITES), strict=False)]
+        data = {"task": task, "sites": names, "count": len(waiting), "seconds": silent}
+        self._record(EventKind.WAITING, number, None, data)
 
 
 def _place(failure: Failure) -> dict[str, Any]:

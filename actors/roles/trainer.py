@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from covey.client.messages import Metric, Task
 
 from ..downloads.blobs import BlobRef, Blobs
+from ..jobs.differences import changed
 from ..jobs.function import FunctionFailed, FunctionScript
 from ..jobs.launchers.errors import ScriptFailed
 from ..jobs.launchers.script import Script
@@ -223,7 +224,8 @@ class Trainer(Actor):
             self._working, self._latest = None, (msg.task, msg.round, msg.attempt)
             if isinstance(outcome, Failure) and outcome.fatal:
                 self._failed_for_good = True
-            await self._submit(Submit(self._settings.site, msg.task, msg.round, outcome))
+            key = (msg.task, msg.round, msg.attempt)
+            await self._submit(Submit(self._settings.site, *key, outcome))
 
     async def _outcome(self, msg: Assign) -> Update | Failure:
         slots = self._settings.slots
@@ -283,16 +285,20 @@ class Trainer(Actor):
             if self._script is script:
                 self._script = None
             await self._let_end(script, LAST_LINES_S)
-        answer, tensors = result.answer, None
-        if result.blob is not None:
+        answer, tensors, blob = result.answer, None, result.blob
+        params_type = answer.params_type
+        if blob is not None and msg.difference and msg.model is not None and params_type == "FULL":
+            blob = await changed(blob, blobs.open(msg.model.rid))
+            params_type = "DIFF"
+        if blob is not None:
             if self._superseded(msg):
-                result.blob.close()
+                blob.close()
                 raise Superseded
-            tensors = BlobRef(blobs.register(result.blob), result.blob.size)
+            tensors = BlobRef(blobs.register(blob), blob.size)
             self._kept.append(tensors)
         return Update(
             tensors=tensors,
-            params_type=answer.params_type,
+            params_type=params_type,
             weight=_weight(answer.meta.get(WEIGHT_KEY)),
             metrics=answer.metrics,
             seconds=seconds,

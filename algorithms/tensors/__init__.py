@@ -6,6 +6,7 @@ Here: everything that knows how a model lies in a blob. Not here: what is comput
 
 from __future__ import annotations
 
+from .difference import difference
 from .dtypes import DTYPES, DType, Scratch, all_finite, narrow, widen
 from .files import InitialModel, load_initial, map_private, read_layout
 from .layout import Buffer, Kind, Layout, StateDict, TensorSpec, header_size
@@ -25,6 +26,7 @@ __all__ = [
     "StateDict",
     "TensorSpec",
     "all_finite",
+    "difference",
     "header_size",
     "kind_of",
     "load_initial",

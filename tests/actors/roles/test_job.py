@@ -153,7 +153,7 @@ def test_nobody_waits_for_a_fold_and_no_site_is_taken_back_in_it(
 
         async def test(job: Ref[Job]) -> None:
             await folding.wait()
-            late = Submit("site-3", "train", 0, Update(None))
+            late = Submit("site-3", "train", 0, 1, Update(None))
             counted = await job.ask(late, timeout=1)
             assert (counted.verdict, counted.text) == ("late", "round 0 is being aggregated")
             await job.tell(Returned("site-3", "site-3/site"))

@@ -1,0 +1,431 @@
+"""Asynchronous training: a site gets the newest model as soon as it is free, and nobody waits.
+
+Here: who is given which version under which lease, what becomes of answers, when it is over.
+Not here: adding updates and making versions (`buffering.py`), what is decided about leases
+and versions (`leases.py`, `versions.py`), virtual time (`virtual.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from dataclasses import dataclass
+from random import Random
+from typing import Final
+
+from covey.algorithms import AsynchronousAggregation, derive
+
+from ..downloads.blobs import BlobRef
+from ..runtime import ActorError, AskTimeout, MailboxFull, Ref, Rejected, RemoteError, Stopped
+from .buffering import BufferedAggregator, BufferPlan, Intake
+from .employment import PUSH_TIMEOUT_S, RETRY_S
+from .job import Job
+from .leases import Lease, Leases
+from .messages import (
+    Advanced,
+    Assign,
+    Counted,
+    Failure,
+    Fill,
+    Filled,
+    Flush,
+    Follow,
+    Submit,
+    Taken,
+    Update,
+)
+from .plan import QuorumLost
+from .synchronous import PUSHED_AT_ONCE, SynchronousTraining
+from .versions import Version, Versions
+
+# A kill costs the work since the last commit; a commit costs as much as a small version.
+COMMIT_EVERY_S: Final = 1.0
+# Adding an update takes as long as it takes; the aggregator's end would end the wait.
+FILL_TIMEOUT_S: Final = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class AsynchronousSettings:
+    """How sites are kept at work.
+
+    Attributes:
+        concurrency: Sites that are at work at any time.
+        lease_s: Seconds that a site has for a task, infinite for any time.
+        period_s: Seconds after which a version is made of whatever has come, None for never.
+        flush: Make a last version of the updates that are left over at the end, else drop them.
+        most_failures: After so many failed tasks in a row a site gets no more.
+        seed: Of the order in which sites get their turns.
+    """
+
+    concurrency: int
+    lease_s: float
+    period_s: float | None
+    flush: bool
+    most_failures: int
+    seed: int
+
+
+class AsynchronousTraining:
+    """Keeps sites at work in real time; see `Training`."""
+
+    def __init__(
+        self, job: Job, rule: AsynchronousAggregation, settings: AsynchronousSettings
+    ) -> None:
+        """Train for `job` by `rule`."""
+        self.job = job
+        self.rule = rule
+        self.settings = settings
+        self.leases = Leases(settings.lease_s)
+        self.idle: list[str] = []
+        self._models: dict[int, BlobRef] = {}
+        self._in_a_row: Counter[str] = Counter()
+        # Sites whose lease has run out and that have not answered yet.
+        self._overdue: dict[str, None] = {}
+        self._random = Random(derive(settings.seed, "turns"))
+        self._over: asyncio.Future[None]
+        self._rounds = SynchronousTraining(job)
+        self._evaluating = False
+        self._committed_at = 0.0
+        #: Done with the next version, where somebody waits for it.
+        self.news: asyncio.Future[None] | None = None
+        self._versions: Versions
+        self._aggregator: Ref[BufferedAggregator]
+
+    async def prepare(self) -> None:
+        """Start the aggregator, which is started again if it crashes."""
+        plan = self.job.plan
+        buffer = BufferPlan(
+            rule=self.rule,
+            size=self.rule.buffer_size,
+            period_s=self.settings.period_s,
+            last=plan.rounds,
+            layout=plan.layout,
+            blobs=plan.blobs,
+            checkpoint=plan.checkpoint,
+        )
+        intake = Intake(buffer, plan.version)
+        self._aggregator = await self.job.ctx.spawn(
+            lambda: BufferedAggregator(buffer, intake), name="aggregator"
+        )
+
+    async def work(self) -> None:
+        """Train until the last version is made, or one is good enough."""
+        job = self.job
+        self._over = asyncio.get_running_loop().create_future()
+        self._versions = Versions(Version(job.version, began=job.ctx.now, time=self.time))
+        self._models[job.version] = job.model
+        self.idle = job.employment.present
+        job.ctx.run(self._follow(job.version), self._followed)
+        self._check_over()
+        if not self._over.done():
+            await self.keep_at_work()
+        await self._finish()
+
+    async def keep_at_work(self) -> None:
+        """Give work to whoever is free until it is over."""
+        self.fill_places()
+        await self._over
+
+    @property
+    def time(self) -> float | None:
+        """Virtual seconds of training so far; None in real time."""
+        return None
+
+    @property
+    def over(self) -> bool:
+        """Whether nobody is to be given work any more."""
+        return self._over.done()
+
+    # Giving work -----------------------------------------------------------
+
+    def fill_places(self) -> None:
+        """Let free sites, by lot, have the newest model until enough are at work."""
+        if not self.over and len(self.leases) < self.settings.concurrency and self.idle:
+            self.job.ctx.run(self._fill_places(), lambda _: None)
+
+    async def _fill_places(self) -> None:
+        pushed = 0
+        while not self.over and len(self.leases) < self.settings.concurrency and self.idle:
+            self.start(self.draw(), self.job.ctx.now)
+            pushed += 1
+            if not pushed % PUSHED_AT_ONCE:
+                await asyncio.sleep(0)
+
+    def draw(self) -> str:
+        """Take a free site by lot."""
+        idle = self.idle
+        place = self._random.randrange(len(idle))
+        idle[place], idle[-1] = idle[-1], idle[place]
+        return idle.pop()
+
+    def start(self, site: str, now: float) -> Lease:
+        """Give a site the newest model under a new lease."""
+        version, plan = self.job.version, self.job.plan
+        lease = self.leases.grant(site, version, now)
+        self._versions.give(version)
+        msg = Assign(
+            plan.id,
+            "train",
+            version,
+            lease.id,
+            plan.rounds,
+            self._models[version],
+            plan.task_deadline_s,
+            difference=self.rule.params_type == "DIFF",
+        )
+        ask = self.job.employment.trainers[site].ask(msg, timeout=PUSH_TIMEOUT_S)
+        if not ask.done() or ask.exception() is not None:
+            self.job.ctx.run(self._push(lease, msg, ask), lambda _: None)
+        return lease
+
+    async def _push(self, lease: Lease, msg: Assign, ask: asyncio.Future[Taken]) -> None:
+        """Give the task again and again while its lease runs and the trainer is the same."""
+        trainer = self.job.employment.trainers[lease.site]
+        pause, longest = RETRY_S
+        while True:
+            try:
+                await ask
+                return
+            except ActorError:
+                await asyncio.sleep(pause * self.job.ctx.rng.uniform(0.5, 1.0))
+                pause = min(longest, pause * 2)
+            same = self.job.employment.trainers[lease.site] is trainer
+            if self.over or not same or self.leases.get(lease.id) is None:
+                return
+            ask = trainer.ask(msg, timeout=PUSH_TIMEOUT_S)
+
+    # Answers ---------------------------------------------------------------
+
+    async def take(self, msg: Submit) -> Counted:
+        """See `Training.take`."""
+        if self._evaluating:
+            return await self._rounds.take(msg)
+        standing = self.leases.standing(msg.site, msg.attempt)
+        if standing == "stale" and msg.site in self._overdue:
+            self._too_late(msg)
+        if standing != "accepted":
+            return Counted(standing, f"lease {msg.attempt} is over")
+        lease = self.leases.get(msg.attempt)
+        assert lease is not None
+        try:
+            counted = await self.answer(lease, msg.outcome)
+        except Stopped as error:
+            self._gone(error)
+            return Counted("late", "the job is over")
+        self.fill_places()
+        return counted
+
+    async def answer(self, lease: Lease, outcome: Update | Failure) -> Counted:
+        """A site has answered under its lease: count what it made, and set it free."""
+        if isinstance(outcome, Failure):
+            self._end_in_failure(lease, outcome)
+            return Counted("accepted")
+        filled = await self._fill(Fill(lease.site, lease.id, lease.version, outcome))
+        if filled.verdict in ("accepted", "duplicate"):
+            self._end_in_update(lease, outcome, filled)
+        elif filled.verdict == "late":
+            self.leases.settle(lease.id)
+        else:
+            kind = "Stale" if filled.verdict == "stale" else "BadUpdate"
+            self._end_in_failure(lease, Failure(kind, filled.text, fatal=False))
+        if filled.made is not None:
+            self._advance(filled.made)
+        elif filled.steps:
+            await self.version_under_way()
+        return Counted(filled.verdict, filled.text)
+
+    async def version_under_way(self) -> None:
+        """A thread makes a version: nobody waits for it."""
+
+    async def _fill(self, fill: Fill) -> Filled:
+        """Have the aggregator take an update, over a crash of it too: a lease counts once."""
+        pause, longest = RETRY_S
+        while True:
+            try:
+                return await self._aggregator.ask(fill, timeout=FILL_TIMEOUT_S)
+            except (AskTimeout, MailboxFull, RemoteError):
+                await asyncio.sleep(pause * self.job.ctx.rng.uniform(0.5, 1.0))
+                pause = min(longest, pause * 2)
+
+    def _end_in_update(self, lease: Lease, update: Update, filled: Filled) -> None:
+        if self.leases.settle(lease.id) is None:
+            return  # it had been taken, and only the word of it was lost
+        job, site = self.job, lease.site
+        self._in_a_row.pop(site, None)
+        if update.evaluates:
+            job.plan.progress.evaluators[site] = None
+        job.telling.update("train", lease.version, site, update, filled.staleness)
+        job.telling.touch()
+        self._judge(
+            self._versions.answer(
+                lease.version, site, update.metrics, update.weight, filled.staleness
+            )
+        )
+        self._free(site)
+
+    def _end_in_failure(self, lease: Lease, failure: Failure) -> None:
+        """Nothing comes of a task; a site that fails again and again gets no more."""
+        site = lease.site
+        self.leases.settle(lease.id)
+        if failure.kind != "Stale":
+            self._in_a_row[site] += 1
+        if self._in_a_row[site] >= self.settings.most_failures and not failure.fatal:
+            text = f"{failure.text} (its task failed {self._in_a_row[site]} times in a row)"
+            failure = Failure(failure.kind, text, failure.file, failure.line, failure.source_line)
+        self._judge(self._versions.give_up(lease.version))
+        self.job.telling.failure(lease.version, site, failure)
+        if failure.fatal:
+            self._put_out(site, failure)
+        else:
+            self._free(site)
+
+    def _free(self, site: str) -> None:
+        if site not in self.job.employment.out:
+            self.idle.append(site)
+
+    def _put_out(self, site: str, failure: Failure) -> None:
+        employment = self.job.employment
+        employment.out[site] = failure
+        left, minimum = len(employment.present), self.job.plan.minimum
+        if left < minimum and not self.over:
+            error = QuorumLost(self.job.version, minimum, left, employment.out)
+            self._over.set_exception(error)
+
+    def _too_late(self, msg: Submit) -> None:
+        """A site whose lease had run out has answered at last, and can be given work again."""
+        del self._overdue[msg.site]
+        text = f"{msg.site} answered after its lease; the update was not counted"
+        self.job.telling.notice(msg.site, text)
+        self._free(msg.site)
+        self.fill_places()
+
+    def lose(self, site: str, failure: Failure) -> None:
+        """See `Training.lose`."""
+        if self._evaluating:
+            self._rounds.lose(site, failure)
+            return
+        if site in self.job.employment.out:
+            return
+        lease = self.leases.of(site)
+        self._overdue.pop(site, None)
+        if lease is not None:
+            self._end_in_failure(lease, failure)
+        else:
+            if site in self.idle:
+                self.idle.remove(site)
+            self.job.telling.failure(self.job.version, site, failure)
+            self._put_out(site, failure)
+        self.fill_places()
+
+    def welcome(self, site: str) -> None:
+        """See `Training.welcome`."""
+        if self._evaluating:
+            self._rounds.welcome(site)
+            return
+        lease = self.leases.revoke(site)  # its new trainer knows nothing of the task
+        if lease is not None:
+            self._judge(self._versions.give_up(lease.version))
+        self._in_a_row.pop(site, None)
+        self._overdue.pop(site, None)
+        if site not in self.idle:
+            self.idle.append(site)
+        self.fill_places()
+
+    def look(self) -> None:
+        """See `Training.look`: also ends the leases whose time is up."""
+        if self._evaluating:
+            self._rounds.look()
+            return
+        for lease in self.leases.expire(self.job.ctx.now):
+            self._overdue[lease.site] = None
+            self._judge(self._versions.give_up(lease.version))
+            text = f"no answer within {self.settings.lease_s:g} s, its lease"
+            failure = Failure("LeaseOver", text, fatal=False)
+            self.job.telling.failure(lease.version, lease.site, failure)
+        self.fill_places()
+        waiting = [lease.site for lease in self.leases.running]
+        self.job.telling.silence("train", self.job.version, waiting)
+
+    # Versions --------------------------------------------------------------
+
+    async def _follow(self, version: int) -> None:
+        """Hear of versions that are made in a thread, over crashes of the aggregator too."""
+        pause, longest = RETRY_S
+        while not self.over:
+            try:
+                async for advanced in self._aggregator.stream(Follow(version)):
+                    version = advanced.version
+                    self._advance(advanced)
+            except (AskTimeout, RemoteError):
+                await asyncio.sleep(pause * self.job.ctx.rng.uniform(0.5, 1.0))
+                pause = min(longest, pause * 2)
+
+    def _followed(self, result: Exception | None) -> None:
+        if isinstance(result, Exception):
+            self._gone(result)
+
+    def _gone(self, error: Exception) -> None:
+        """The aggregator has crashed too often."""
+        if not self.over:
+            self._over.set_exception(Rejected("aggregator", f"the aggregator is gone: {error}"))
+
+    def _advance(self, advanced: Advanced) -> None:
+        """A new version is there: the next to be free gets it."""
+        job = self.job
+        if advanced.version <= job.version:
+            return  # it has been told before
+        if advanced.error:
+            if not self.over:
+                self._over.set_exception(Rejected("version", advanced.error))
+            return
+        if advanced.lost:
+            text = f"{advanced.lost} updates were lost in a crash of the aggregator"
+            job.telling.notice(None, text)
+        job.version, job.model = advanced.version, advanced.model
+        self._models[job.version] = job.model
+        self._judge(self._versions.advance(Version(job.version, began=job.ctx.now, time=self.time)))
+        self._check_over()
+        if self.over or job.ctx.now - self._committed_at >= COMMIT_EVERY_S:
+            self._commit()
+        if self.news is not None and not self.news.done():
+            self.news.set_result(None)
+
+    def _judge(self, version: Version | None) -> None:
+        """All that is said of a version has been said: note how good it was, and let it go."""
+        if version is None:
+            return
+        plan, metrics = self.job.plan, version.metrics()
+        best = plan.progress.judge(version.number, metrics)
+        if best:
+            plan.checkpoint.mark_best(version.number)
+        model = self._models.pop(version.number)
+        self.job.telling.version_finished(version, metrics, best, model.size)
+        plan.blobs.release(model.rid)
+        self._check_over()
+
+    def _check_over(self) -> None:
+        plan = self.job.plan
+        if not self.over and (self.job.version >= plan.rounds or plan.progress.stopped_by):
+            self._over.set_result(None)
+
+    def _commit(self) -> None:
+        self._committed_at = self.job.ctx.now
+        self.job.commit(self.job.version, keep=self._models)
+
+    # The end ---------------------------------------------------------------
+
+    async def _finish(self) -> None:
+        """Deal with what is left in the buffer, and have the last model evaluated."""
+        job, drop = self.job, not self.settings.flush
+        flushed = await self._aggregator.ask(Flush(drop), timeout=FILL_TIMEOUT_S)
+        if flushed.made is not None:
+            self._advance(flushed.made)
+        if flushed.updates:
+            what = "were dropped" if drop else "made a last version"
+            job.telling.notice(None, f"{flushed.updates} updates left at the end {what}")
+        for version in self._versions.close():
+            if version.number != job.version and version.answered:
+                self._judge(version)
+        self._commit()
+        self._evaluating = True
+        await self._rounds.evaluate(job.version)

@@ -1,0 +1,324 @@
+"""The buffered aggregator: the actor that takes updates as they come and makes versions of them.
+
+Each update is added whole to a sum as large as the model, so that memory does not grow with
+their number. A step takes the sum away and works on it in a thread: what comes meanwhile is
+added to another sum, and no update waits for a step.
+
+What has been taken outlives a crash of the actor: `Intake` is handed from life to life. Every
+lease counts once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, Iterable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Final
+
+from covey.algorithms import (
+    AlgorithmError,
+    Buffer,
+    LinearAggregation,
+    Sums,
+    TooStale,
+    UpdateInfo,
+    apply,
+    new_state,
+)
+from covey.algorithms.tensors import Layout, ParamsType
+
+from ..downloads.blobs import Blob, BlobRef, Blobs
+from ..downloads.errors import BlobError
+from ..jobs.checkpoint import Checkpoint
+from ..runtime import Actor, Message, handles
+from .aggregator import INLINE_BYTES, check_update, write_all
+from .messages import Advanced, Fill, Filled, Flush, Flushed, Follow
+
+# Leases that are remembered once they have counted: an update is sent again within seconds.
+REMEMBERED: Final = 4096
+# Versions that a follower who comes back can still be told of.
+TOLD: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class StepDue(Message["BufferedAggregator", None]):
+    """To itself: so much time has passed that a step is due, whatever there is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Made(Message["BufferedAggregator", None]):
+    """To itself: the thread has made a version."""
+
+    advanced: Advanced
+
+
+@dataclass(frozen=True, slots=True)
+class BufferPlan:
+    """What a buffered aggregator is started with.
+
+    Attributes:
+        rule: How updates are weighed and what becomes of their sum.
+        size: Updates that make a version.
+        period_s: Seconds after which whatever there is makes one, None for never.
+        last: The version after which none is made.
+        layout: The model's layout.
+        blobs: Where updates are found and versions are left.
+        checkpoint: Where versions are written.
+    """
+
+    rule: LinearAggregation
+    size: int
+    period_s: float | None
+    last: int
+    layout: Layout
+    blobs: Blobs
+    checkpoint: Checkpoint
+    answers: Layout = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Look up what every update is held against."""
+        object.__setattr__(self, "answers", self.rule.answers(self.layout))
+
+
+class Intake:
+    """What an aggregator has taken and made, beyond any one of its lives.
+
+    Attributes:
+        version: The newest version.
+        steps: Versions made or being made.
+        counted: Leases whose update is in a sum or in a version; the latest of them.
+        stalenesses: Of the updates in the sum.
+        adding: The lease whose update is being added now, its staleness, and the thread's end.
+        lost: Updates that had counted and are in no version.
+        made: The latest versions, oldest first.
+        making: The version being made in a thread.
+    """
+
+    def __init__(self, plan: BufferPlan, version: int) -> None:
+        """Go on from a version that is on disk."""
+        self.version = self.steps = version
+        self.old = Blob.of_file(plan.checkpoint.path(version)).buffer
+        self.buffer = Buffer(plan.answers, plan.rule.params_type)
+        self.state = new_state(plan.layout, plan.rule)
+        plan.checkpoint.load_arrays(version, self.state)
+        self.counted: dict[int, None] = {}
+        self.stalenesses: list[int] = []
+        self.adding: tuple[int, int, asyncio.Future[None] | None] | None = None
+        self.lost = 0
+        self.made: deque[Advanced] = deque(maxlen=TOLD)
+        self.making: asyncio.Future[Advanced] | None = None
+
+    def count(self, lease: int, staleness: int) -> None:
+        """An update is in the sum."""
+        self.adding = None
+        self.stalenesses.append(staleness)
+        self.counted[lease] = None
+        if len(self.counted) > REMEMBERED:
+            del self.counted[next(iter(self.counted))]
+
+    def drop(self) -> int:
+        """Forget what is in the sum; returns how many updates that were."""
+        count = len(self.stalenesses)
+        self.stalenesses = []
+        self.buffer.clear()
+        return count
+
+
+class BufferedAggregator(Actor):
+    """Adds updates to a buffer and makes a version of each full one."""
+
+    def __init__(self, plan: BufferPlan, intake: Intake) -> None:
+        """Go on with what earlier lives have taken."""
+        self._plan = plan
+        self._intake = intake
+        self._news: asyncio.Event = asyncio.Event()
+
+    async def started(self) -> None:
+        """Go on where the last life ended."""
+        intake, plan = self._intake, self._plan
+        if intake.adding is not None:
+            await self._end_adding(*intake.adding)
+        if intake.making is not None:
+            self._await_making(intake.making)
+        else:
+            self._step_if_full()
+        if plan.period_s is not None:
+            self.ctx.every(plan.period_s, StepDue())
+
+    async def _end_adding(
+        self, lease: int, staleness: int, thread: asyncio.Future[None] | None
+    ) -> None:
+        """The last life ended in the middle of an addition: see what came of it."""
+        intake = self._intake
+        if thread is not None:
+            await asyncio.wait([thread])
+        if thread is not None and not thread.cancelled() and thread.exception() is None:
+            intake.count(lease, staleness)
+        else:
+            # A sum cannot be taken apart.
+            intake.adding = None
+            intake.lost += intake.drop()
+
+    # Updates ---------------------------------------------------------------
+
+    @handles
+    async def fill(self, msg: Fill) -> Filled:
+        """Take an update, unless it has counted, is too stale, or does not fit."""
+        intake, rule = self._intake, self._plan.rule
+        if self._is_repetition(msg):
+            return Filled("duplicate", made=intake.made[-1] if intake.made else None)
+        if intake.steps >= self._plan.last:
+            return Filled("late", "the last version is made")
+        staleness = intake.steps - msg.version
+        try:
+            weight = rule.weigh(UpdateInfo(msg.site, msg.update.weight, staleness))
+            blob = check_update(self._plan.blobs, self._plan.answers, msg.update)
+            await self._add(msg, blob, weight, staleness)
+        except TooStale as error:
+            return Filled("stale", str(error), staleness)
+        except (AlgorithmError, BlobError) as error:
+            intake.adding = None
+            return Filled("refused", str(error), staleness)
+        steps = intake.steps
+        made = self._step_if_full()
+        return Filled("accepted", "", staleness, intake.steps > steps, made)
+
+    def _is_repetition(self, msg: Fill) -> bool:
+        return msg.lease in self._intake.counted
+
+    async def _add(self, msg: Fill, blob: Blob, weight: float, staleness: int) -> None:
+        intake = self._intake
+        kind = ParamsType(msg.update.params_type)
+        add = partial(
+            intake.buffer.add, blob.buffer, weight, kind, site=msg.site, staleness=staleness
+        )
+        intake.adding = (msg.lease, staleness, None)
+        if blob.size <= INLINE_BYTES:
+            add()
+        else:
+            thread = asyncio.get_running_loop().run_in_executor(None, add)
+            intake.adding = (msg.lease, staleness, thread)
+            await asyncio.shield(thread)  # which goes on, and is waited for, if this life ends
+        intake.count(msg.lease, staleness)
+
+    # Steps -----------------------------------------------------------------
+
+    @handles
+    def due(self, msg: StepDue) -> None:
+        """Step by the clock (FedFix), whatever there is."""
+        if self._intake.stalenesses:
+            self._step()
+
+    @handles
+    async def flush(self, msg: Flush) -> Flushed:
+        """Step once more with a part-filled buffer, or drop what is in it."""
+        count = len(self._intake.stalenesses)
+        if msg.drop:
+            self._intake.drop()
+            return Flushed(count)
+        return Flushed(count, await self._last_step())
+
+    async def _last_step(self) -> Advanced | None:
+        """Make a version of what is there, even past the last one; wait for it."""
+        intake = self._intake
+        if intake.making is not None:
+            self._made(await asyncio.shield(intake.making))
+            intake.making = None
+        made = self._step(past_last=True)
+        if made is None and intake.making is not None:
+            made = await asyncio.shield(intake.making)
+        return made
+
+    def _step_if_full(self) -> Advanced | None:
+        if len(self._intake.stalenesses) >= self._plan.size:
+            return self._step()
+        return None
+
+    def _step(self, *, past_last: bool = False) -> Advanced | None:
+        """Make a version of what is there; returned if it is there at once."""
+        intake = self._intake
+        over = intake.steps >= self._plan.last and not past_last
+        if not intake.stalenesses or intake.making is not None or over:
+            return None
+        intake.steps += 1
+        stalenesses, intake.stalenesses = tuple(intake.stalenesses), []
+        make = partial(self._make, intake.steps, intake.buffer.swap(), stalenesses)
+        if self._plan.layout.size <= INLINE_BYTES:
+            return self._made(make())
+        intake.making = asyncio.get_running_loop().run_in_executor(None, make)
+        self._await_making(intake.making)
+        return None
+
+    def _await_making(self, making: asyncio.Future[Advanced]) -> None:
+        # Not the thread's own future: it is to outlive this life, if need be.
+        def made(result: Advanced | Exception) -> Made:
+            if isinstance(result, Exception):
+                raise result
+            return Made(result)
+
+        self.ctx.run(asyncio.shield(making), made)
+
+    def _make(self, version: int, sums: Sums, stalenesses: tuple[int, ...]) -> Advanced:
+        """Write a version; what goes wrong is told, not raised."""
+        plan, intake, began = self._plan, self._intake, time.perf_counter()
+        nothing = BlobRef(b"", 0)
+        try:
+            with plan.checkpoint.writing(version) as fd:
+                write = partial(write_all, fd)
+                apply(
+                    intake.old,
+                    plan.layout,
+                    sums,
+                    plan.rule,
+                    write,
+                    state=intake.state,
+                    number=version,
+                )
+            plan.checkpoint.save_arrays(version, intake.state)
+            blob = Blob.of_file(plan.checkpoint.path(version))
+        except OSError as error:
+            why = f"cannot write {plan.checkpoint.path(version)}: {os.strerror(error.errno or 0)}"
+            return Advanced(version, nothing, stalenesses, error=why)
+        except (AlgorithmError, BlobError) as error:
+            return Advanced(version, nothing, stalenesses, error=str(error))
+        finally:
+            intake.buffer.give_back(sums)
+        intake.old = blob.buffer
+        model = BlobRef(plan.blobs.register(blob), blob.size)
+        lost, intake.lost = intake.lost, 0
+        return Advanced(version, model, stalenesses, lost, time.perf_counter() - began)
+
+    def _made(self, advanced: Advanced) -> Advanced:
+        self._intake.version = advanced.version
+        self._intake.made.append(advanced)
+        self._news.set()
+        return advanced
+
+    @handles
+    def made(self, msg: Made) -> None:
+        """A version is there; more updates than make one may have come meanwhile."""
+        self._intake.making = None
+        self._made(msg.advanced)
+        if not msg.advanced.error:
+            self._step_if_full()
+
+    # News ------------------------------------------------------------------
+
+    @handles
+    async def follow(self, msg: Follow) -> AsyncGenerator[Advanced, None]:
+        """Every version from here on."""
+        version = msg.version
+        while True:
+            self._news.clear()
+            for advanced in _after(version, self._intake.made):
+                yield advanced
+                version = advanced.version
+            await self._news.wait()
+
+
+def _after(version: int, made: Iterable[Advanced]) -> list[Advanced]:
+    return [advanced for advanced in made if advanced.version > version]

@@ -1,0 +1,151 @@
+"""Asynchronous training in virtual time: how long a task takes is drawn, not waited for.
+
+A task is worked on when it begins, on the model that is then the newest, and its update is held
+until its drawn end: no old model is kept, and scripts and functions both work. What ends when
+is a heap of events on the ordinary event loop, so a run is exact, the same twice, and as fast as
+its clients. All that ends in one instant is taken before anybody begins anew: with equal
+durations and a buffer for all sites this is synchronous training.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import math
+from collections import Counter
+from collections.abc import Callable
+from typing import TypeAlias
+
+from covey.algorithms import AsynchronousAggregation
+
+from .asynchronous import AsynchronousSettings, AsynchronousTraining
+from .job import Job
+from .leases import Lease, Leases
+from .messages import Counted, Failure, Flush, Submit, Update
+from .synchronous import PUSHED_AT_ONCE
+
+#: Seconds that a site takes for its task of that number, the first being 0.
+Durations: TypeAlias = Callable[[str, int], float]
+
+
+class VirtualTraining(AsynchronousTraining):
+    """Keeps sites at work in virtual time; see `Training`."""
+
+    def __init__(
+        self,
+        job: Job,
+        rule: AsynchronousAggregation,
+        settings: AsynchronousSettings,
+        durations: Durations,
+    ) -> None:
+        """Train for `job` by `rule`; a site's tasks take `durations`."""
+        super().__init__(job, rule, settings)
+        self.leases = Leases(math.inf)  # their ends are events, too
+        self._durations = durations
+        self._time = 0.0
+        self._next_step = settings.period_s or math.inf
+        self._tasks: Counter[str] = Counter()
+        # When, which lease, and whether its site is too slow for it.
+        self._ends: list[tuple[float, int, bool]] = []
+        self._answers: dict[int, asyncio.Future[Update | Failure]] = {}
+
+    @property
+    def time(self) -> float | None:
+        """Virtual seconds of training so far."""
+        return self._time
+
+    async def keep_at_work(self) -> None:
+        """Let one instant after the other come until it is over."""
+        while not self.over:
+            await self._begin()
+            if self._ends:
+                await self._instant()
+            else:
+                await self._over  # nobody is left to work
+
+    def fill_places(self) -> None:
+        """Nobody begins between two instants."""
+
+    async def _begin(self) -> None:
+        """Give work to free sites until enough are at work."""
+        begun = 0
+        while not self.over and len(self.leases) < self.settings.concurrency and self.idle:
+            self.start(self.draw(), self._time)
+            begun += 1
+            if not begun % PUSHED_AT_ONCE:
+                await asyncio.sleep(0)
+
+    def start(self, site: str, now: float) -> Lease:
+        """Give a site the newest model, and draw how long it takes."""
+        seconds = self._durations(site, self._tasks[site])
+        self._tasks[site] += 1
+        slow = seconds > self.settings.lease_s
+        # Before the task is given: a quick function answers at once.
+        number = self.leases.next
+        self._answers[number] = asyncio.get_running_loop().create_future()
+        end = now + min(seconds, self.settings.lease_s)
+        heapq.heappush(self._ends, (end, number, slow))
+        return super().start(site, now)
+
+    async def _instant(self) -> None:
+        """Take all that ends at the next instant, in the order in which it began."""
+        now = self._ends[0][0]
+        await self._step_until(now)
+        self._time = now
+        while self._ends and self._ends[0][0] == now and not self.over:
+            _, number, slow = heapq.heappop(self._ends)
+            outcome = await self._answers[number]
+            del self._answers[number]
+            lease = self.leases.get(number)
+            if lease is None:
+                continue
+            if slow:
+                text = f"no answer within {self.settings.lease_s:g} s, its lease"
+                outcome = Failure("LeaseOver", text, fatal=False)
+            await self.answer(lease, outcome)
+
+    async def _step_until(self, now: float) -> None:
+        """Make the versions that are due by the clock before `now`."""
+        period = self.settings.period_s
+        while period is not None and self._next_step <= now and not self.over:
+            self._time = self._next_step
+            self._next_step += period
+            flushed = await self._aggregator.ask(Flush())
+            if flushed.made is not None:
+                self._advance(flushed.made)
+
+    async def version_under_way(self) -> None:
+        """Making a version takes no virtual time: what begins next begins from it."""
+        self.news = news = asyncio.get_running_loop().create_future()
+        await asyncio.wait([news, self._over], return_when=asyncio.FIRST_COMPLETED)
+
+    async def take(self, msg: Submit) -> Counted:
+        """Hold what a site has made until its time comes."""
+        if self._evaluating:
+            return await super().take(msg)
+        answer = self._answers.get(msg.attempt)
+        if answer is None or self.leases.standing(msg.site, msg.attempt) != "accepted":
+            return Counted("stale", f"lease {msg.attempt} is over")
+        if answer.done():
+            return Counted("duplicate")
+        answer.set_result(msg.outcome)
+        return Counted("accepted")
+
+    def lose(self, site: str, failure: Failure) -> None:
+        """See `Training.lose`."""
+        lease = self.leases.of(site)
+        answer = None if lease is None else self._answers.get(lease.id)
+        if answer is not None and not answer.done():
+            answer.set_result(failure)
+        else:
+            super().lose(site, failure)
+
+    def look(self) -> None:
+        """See `Training.look`."""
+        if self._evaluating:
+            super().look()
+            return
+        answers = self._answers
+        running = self.leases.running
+        waiting = [e.site for e in running if e.id in answers and not answers[e.id].done()]
+        self.job.telling.silence("train", self.job.version, waiting)

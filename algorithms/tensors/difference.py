@@ -1,0 +1,84 @@
+"""Differences: an update as what it changes of the model that it began from.
+
+Here: a model minus another, blob by blob, for senders whose receiver no longer has the model
+they began from. Not here: which updates are to be differences (the rules above).
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Final
+
+import numpy as np
+
+from ..errors import BadUpdate
+from .dtypes import F64, narrow, widen
+from .layout import Buffer, Layout, TensorSpec
+
+_BLOCK_LANES: Final = 1 << 16  # as in `fold`: what is at work stays in a cache
+
+
+def difference(layout: Layout, new: Buffer, old_layout: Layout, old: Buffer) -> bytearray:
+    """A blob of `layout` with `new` minus the tensors of the same names in `old`.
+
+    Of float32 and float64 numbers it is rounded once, as the type does; others are subtracted
+    in float64 and rounded once. Integers saturate. Bool tensors are those of `new`, as
+    `ParamsType.DIFF` says.
+
+    Args:
+        layout: Layout of `new`, and of the result.
+        new: The trained model's blob.
+        old_layout: Layout of the model it began from; may have more tensors.
+        old: That model's blob.
+
+    Raises:
+        BadUpdate: A tensor is not in the old model, or is another there.
+    """
+    out = bytearray(layout.size)
+    out[: layout.data_start] = layout.header
+    with np.errstate(all="ignore"):  # what is not finite is found where it is added up
+        for first, last, start in _runs(layout, old_layout):
+            _subtract(first, last.end, memoryview(new), memoryview(old), start, out)
+    return out
+
+
+@lru_cache(maxsize=16)
+def _runs(layout: Layout, old: Layout) -> list[tuple[TensorSpec, TensorSpec, int]]:
+    """Neighbours of one type in both blobs: the first, the last, where they begin in the old."""
+    runs: list[tuple[TensorSpec, TensorSpec, int]] = []
+    for spec in layout.specs:
+        found = old.by_name.get(spec.name)
+        if found is None or (found.type, found.shape) != (spec.type, spec.shape):
+            raise BadUpdate(spec.name, "is not in the model it is to be the difference to")
+        if runs:
+            first, _, start = runs[-1]
+            if first.type is spec.type and found.start - start == spec.start - first.start:
+                runs[-1] = (first, spec, start)
+                continue
+        runs.append((spec, spec, found.start))
+    return runs
+
+
+def _subtract(
+    first: TensorSpec, end: int, new: memoryview, old: memoryview, old_start: int, out: bytearray
+) -> None:
+    dtype, storage = first.type, first.type.storage
+    count = (end - first.start) // storage.itemsize
+    if dtype.kind == "bool":
+        out[first.start : end] = new[first.start : end]
+        return
+    ours = np.frombuffer(new, storage, count, first.start)
+    theirs = np.frombuffer(old, storage, count, old_start)
+    result = np.frombuffer(out, storage, count, first.start)
+    if dtype.kind == "float" and dtype.short is None:
+        np.subtract(ours, theirs, out=result)
+        return
+    lanes = min(count, _BLOCK_LANES)
+    a: F64 = np.empty(lanes, np.float64)
+    b: F64 = np.empty(lanes, np.float64)
+    for position in range(0, count, _BLOCK_LANES):
+        stop = min(position + _BLOCK_LANES, count)
+        widen(dtype, ours[position:stop], a[: stop - position])
+        widen(dtype, theirs[position:stop], b[: stop - position])
+        np.subtract(a[: stop - position], b[: stop - position], out=a[: stop - position])
+        narrow(dtype, a[: stop - position], result[position:stop])

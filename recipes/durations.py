@@ -1,0 +1,72 @@
+"""Durations: how long simulated clients take for a task, in virtual seconds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+
+from covey.algorithms import generator
+from covey.algorithms.seeds import derive
+
+from .errors import ConfigError
+
+#: Draws how many seconds a client takes for a task.
+Duration: TypeAlias = Callable[[str, np.random.Generator], float]
+
+
+@dataclass(frozen=True, slots=True)
+class LogNormal:
+    """exp(N(mu, sigma)) seconds; the median is exp(mu).
+
+    Attributes:
+        mu: Mean of the logarithm.
+        sigma: Its standard deviation; >= 0.
+        of_client: Whether a client is drawn once, and is always as fast, or each task is.
+    """
+
+    mu: float = 0.0
+    sigma: float = 0.5
+    of_client: bool = False
+
+    def __call__(self, site: str, rng: np.random.Generator) -> float:
+        """Draw."""
+        del site
+        return float(rng.lognormal(self.mu, self.sigma))
+
+
+@dataclass(frozen=True, slots=True)
+class Fixed:
+    """The same for every task.
+
+    Attributes:
+        seconds: How long; above 0.
+    """
+
+    seconds: float = 1.0
+
+    def __call__(self, site: str, rng: np.random.Generator) -> float:
+        """That many seconds."""
+        del site, rng
+        return self.seconds
+
+
+class Drawn:
+    """A distribution with a run's seed: the same site's same task always takes as long."""
+
+    def __init__(self, duration: Duration, seed: int) -> None:
+        """Draw from `duration`."""
+        self._duration = duration
+        self._seed = derive(seed, "durations")
+        self._once = bool(getattr(duration, "of_client", False))
+
+    def __call__(self, site: str, task: int) -> float:
+        """Seconds that a site takes for its task of a number; raises `ConfigError`."""
+        rng = generator(self._seed, site, 0 if self._once else task)
+        seconds = float(self._duration(site, rng))
+        if not (seconds > 0 and math.isfinite(seconds)):
+            raise ConfigError("durations", f"{seconds} for {site}; must be a number above 0")
+        return seconds
