@@ -1,15 +1,17 @@
 """The aggregation seam: what a rule for combining updates must say, and nothing else.
 
-Here: `Aggregation` and `Accumulator`. Not here: any rule (`fedavg.py`, ...), how bytes are
-walked through (`fold.py`), who waits for whom (actors).
+Here: `Aggregation`, `Accumulator`, and `WeightedAggregation`, the settings that nearly all rules
+share. Not here: any rule (`fedavg.py`, ...), how bytes are walked through (`fold.py`), who waits
+for whom (actors).
 
-One seam serves two ways of training:
+Two drivers stand on the seam:
 
 * *Synchronous*: all updates of a round are there. The driver takes one chunk of the model at a
   time: it resets one accumulator, folds that chunk of every update in a fixed order, and steps.
-  Memory is that of one chunk, whatever the number of sites (`fold.fold`).
-* *Buffered asynchronous*: updates come one by one. The driver keeps an accumulator per chunk,
-  folds each update whole as it comes, and steps all chunks once the buffer is full.
+  Memory is that of one chunk, whatever the number of sites (`fold.fold`). It serves every rule.
+* *Buffered asynchronous*: updates come one by one. The driver adds each, weighted, to one sum as
+  large as the model, and steps once enough have come (`buffer.Buffer`, `apply.apply`). It serves
+  the rules that need no more than that sum (`linear.LinearAggregation`).
 
 A rule is therefore two objects: the `Aggregation` holds settings and weighs an update by what is
 known before its first byte; its `Accumulator` does the arithmetic of one chunk. An accumulator may
@@ -22,11 +24,11 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from .errors import BadUpdate
+from .errors import BadSetting, BadUpdate
 from .tensors.dtypes import F64
 from .tensors.layout import Layout
 
@@ -64,13 +66,15 @@ class Accumulator(Protocol):
         """
         ...
 
-    def step(self, old: F64, out: F64, state: Mapping[str, F64]) -> None:
+    def step(self, old: F64, out: F64, state: Mapping[str, F64], number: int) -> None:
         """Compute the chunk's new values from what was folded.
 
         Args:
             old: The current global model; read-only. Undefined if the rule has `uses_old` False.
             out: Where the new values go.
-            state: This chunk of each of the rule's `state_names`; to be updated in place.
+            state: This chunk of each of the rule's `state_names`, all zero before the first step;
+                to be updated in place.
+            number: Which step of the training this is, the first being 1; of all chunks the same.
         """
         ...
 
@@ -119,3 +123,49 @@ class Aggregation(ABC):
             elements: Most numbers in a chunk.
             updates: Most updates that will be folded before a step.
         """
+
+    def integer_accumulator(self, elements: int, updates: int) -> Accumulator:
+        """Make the accumulator of a chunk of integers, such as BatchNorm's counters.
+
+        As for floats, unless a rule says otherwise: a step of a server optimizer would leave
+        counters anywhere.
+        """
+        return self.accumulator(elements, updates)
+
+
+class WeightedAggregation(Aggregation):
+    """A rule that leaves out variables and weighs updates by site.
+
+    Args:
+        exclude_vars: Variables that are not aggregated and keep their old values.
+        aggregation_weights: Factor per site, 1 for a site that is not named.
+
+    Raises:
+        BadSetting: A factor is negative, infinite or not a number.
+    """
+
+    def __init__(
+        self,
+        *,
+        exclude_vars: Collection[str] = (),
+        aggregation_weights: Mapping[str, float] | None = None,
+    ) -> None:
+        self.excluded = frozenset(exclude_vars)
+        self.aggregation_weights = dict(aggregation_weights or {})
+        for site, factor in self.aggregation_weights.items():
+            if not (math.isfinite(factor) and factor >= 0):
+                raise BadSetting("aggregation_weights", f"{site} has {factor}; must be >= 0")
+
+    def weigh(self, info: UpdateInfo) -> float:
+        """The reported weight times the site's factor.
+
+        Raises:
+            BadUpdate: The reported weight is negative, infinite or not a number, or too large
+                for the factor.
+        """
+        factor = self.aggregation_weights.get(info.site, 1.0)
+        weight = super().weigh(info) * factor
+        if not math.isfinite(weight):
+            why = f"{info.site} sent a weight of {info.weight}, which times {factor} is infinite"
+            raise BadUpdate("", why)
+        return weight

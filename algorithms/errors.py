@@ -86,6 +86,49 @@ class NonFiniteUpdate(BadUpdate):
         self.site = site
 
 
+class TooStale(BadUpdate):
+    """An update started from a model that is too old to be of use.
+
+    Attributes:
+        site: Who sent it.
+        staleness: Versions that the global model has advanced since.
+        limit: The largest staleness that the rule takes.
+    """
+
+    def __init__(self, site: str, staleness: int, limit: int) -> None:
+        """Name the site, the staleness and the limit."""
+        super().__init__("", f"the update of {site} is {staleness} versions late, limit {limit}")
+        self.site = site
+        self.staleness = staleness
+        self.limit = limit
+
+
+class NonFiniteModel(AlgorithmError):
+    """A step would put NaN or infinity into the model, though every update was finite.
+
+    The sum that the step was made of is lost; the old model still stands.
+
+    Attributes:
+        tensor: The tensor in which it showed first.
+    """
+
+    def __init__(self, tensor: str) -> None:
+        """Name the tensor."""
+        super().__init__(
+            f"tensor {tensor!r} would leave the range of its type; "
+            "lower the server's learning rate, or the sites'"
+        )
+        self.tensor = tensor
+
+
+class SumsOutstanding(AlgorithmError):
+    """A buffer was to hand out its sums while those of the last step are not back.
+
+    There are two accumulators: one that is filled and one for a step. End the step, then give its
+    sums back.
+    """
+
+
 class UnsafeFile(AlgorithmError):
     """A model file is in a format that can run code when loaded, or is not a tensor file.
 

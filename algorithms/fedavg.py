@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 
-from .aggregation import Aggregation, UpdateInfo
-from .errors import BadSetting, BadUpdate
+from .aggregation import WeightedAggregation
 from .tensors.dtypes import F64
 
 
-class FedAvg(Aggregation):
+class FedAvg(WeightedAggregation):
     """FedAvg: the weighted mean of the sites' models.
 
     McMahan, Moore, Ramage, Hampson, Agüera y Arcas: "Communication-Efficient Learning of Deep
@@ -34,32 +32,6 @@ class FedAvg(Aggregation):
     """
 
     uses_old = False
-
-    def __init__(
-        self,
-        *,
-        exclude_vars: Collection[str] = (),
-        aggregation_weights: Mapping[str, float] | None = None,
-    ) -> None:
-        self.excluded = frozenset(exclude_vars)
-        self.aggregation_weights = dict(aggregation_weights or {})
-        for site, factor in self.aggregation_weights.items():
-            if not (math.isfinite(factor) and factor >= 0):
-                raise BadSetting("aggregation_weights", f"{site} has {factor}; must be >= 0")
-
-    def weigh(self, info: UpdateInfo) -> float:
-        """The reported weight times the site's factor.
-
-        Raises:
-            BadUpdate: The reported weight is negative, infinite or not a number, or too large
-                for the factor.
-        """
-        factor = self.aggregation_weights.get(info.site, 1.0)
-        weight = super().weigh(info) * factor
-        if not math.isfinite(weight):
-            why = f"{info.site} sent a weight of {info.weight}, which times {factor} is infinite"
-            raise BadUpdate("", why)
-        return weight
 
     def accumulator(self, elements: int, updates: int) -> WeightedMean:
         """A running weighted sum; memory does not depend on the number of updates."""
@@ -97,6 +69,6 @@ class WeightedMean:
             np.multiply(values, weight, out=values)
             np.add(self._sum, values, out=self._sum)
 
-    def step(self, old: F64, out: F64, state: Mapping[str, F64]) -> None:
+    def step(self, old: F64, out: F64, state: Mapping[str, F64], number: int) -> None:
         """The mean. Dividing once, by the sum of weights, keeps ties of integers exact."""
         np.divide(self._sum, self.total, out=out)

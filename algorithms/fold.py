@@ -1,35 +1,28 @@
 """The chunk driver: from the old model and all updates to the new model, a chunk at a time.
 
-Here: walking bytes, FULL and DIFF, element types, rounding once, naming whose numbers are not
-finite. Not here: the rule (`fedavg.py`, ...), where bytes come from and go to (the caller hands in
-buffers and a `write`), threads (the caller runs this in one).
+Here: FULL and DIFF, element types, rounding once, naming whose numbers are not finite. Not here:
+the rule (`fedavg.py`, ...), how the model is cut into blocks (`walk.py`), where bytes come from and
+go to (the caller hands in buffers and a `write`), threads (the caller runs this in one).
 
-The model is cut into segments of neighbouring tensors of one element type, which are plain arrays
-of numbers; each is walked in blocks that stay in the processor's cache. A block of every update is
-widened to float64, folded in the order given, stepped, and rounded to the element type: once. The
-order is fixed and nothing else is random, so the result is the same to the last bit every time.
+A block of every update is widened to float64, folded in the order given, stepped, and rounded to
+the element type: once. The order is fixed and nothing else is random, so the result is the same to
+the last bit every time.
 """
 
 from __future__ import annotations
 
-import bisect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 
-from .aggregation import Aggregation
+from .aggregation import Accumulator, Aggregation
 from .errors import BadSetting, BadUpdate, NonFiniteUpdate
-from .tensors.dtypes import F64, DType, Lanes, Scratch, all_finite, narrow, widen
-from .tensors.layout import Buffer, Layout, TensorSpec
+from .tensors.dtypes import F64, Lanes, all_finite, narrow, widen
+from .tensors.layout import Buffer, Layout
 from .tensors.state import ParamsType
-
-CHUNK_BYTES: Final = 1 << 20  # what `write` gets at a time: a system call costs nothing beside it
-BLOCK_LANES: Final = 1 << 16
-"""Numbers per block: 512 KiB as float64, so that values, sum and scratch stay in a cache. Measured
-for two float32 updates: 0.19, 0.26 and 0.33 of memcpy's speed for 2**13, 2**14 and 2**16."""
+from .walk import Segment, Walk, first_bad
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,17 +44,6 @@ class Contribution:
     layout: Layout | None = None
 
 
-@dataclass(slots=True)
-class _Segment:
-    """Neighbouring tensors of one type: in the old model, and in every update if not excluded."""
-
-    type: DType
-    specs: list[TensorSpec]
-    starts: tuple[int, ...]  # of each distinct update layout; empty if excluded
-    start: int
-    end: int
-
-
 def fold(
     old: Buffer,
     layout: Layout,
@@ -70,6 +52,7 @@ def fold(
     write: Callable[[memoryview], object],
     *,
     state: Mapping[str, F64] | None = None,
+    number: int = 1,
     checkpoint: Callable[[], object] | None = None,
 ) -> None:
     """Aggregate a round: write the new model's blob, header first, in order.
@@ -85,8 +68,9 @@ def fold(
         aggregation: The rule.
         write: Takes the next bytes; they are valid during the call only. At most 1 MiB at a time,
             except that excluded variables come as they lie in the old blob.
-        state: The rule's arrays by `state_names`, each of `state_lanes(...)` numbers; updated in
-            place.
+        state: The rule's arrays by `state_names`, as `new_state` makes them; updated in place, so
+            that after an error they are as worthless as what was written: hand in copies.
+        number: Which step of the training this is, the first being 1.
         checkpoint: Called before every chunk; may raise to cancel, which ends the fold at once.
 
     Raises:
@@ -94,9 +78,11 @@ def fold(
             written is worthless; fold again without that site.
         ManifestMismatch: An update with a layout of its own that is not the model's.
         BadUpdate: An update of the wrong size.
-        BadSetting: No updates, or no weight among them.
+        BadSetting: No updates, or no weight among them; an array of state is missing or of
+            another size.
     """
-    _Fold(old, layout, updates, aggregation, write, state or {}, checkpoint).run()
+    check_state(state, layout, aggregation)
+    _Fold(old, layout, updates, aggregation, write, state or {}, number, checkpoint).run()
 
 
 def state_lanes(layout: Layout, aggregation: Aggregation) -> int:
@@ -107,8 +93,26 @@ def state_lanes(layout: Layout, aggregation: Aggregation) -> int:
     )
 
 
-class _Fold:
-    """One call of `fold`: its inputs, and scratch that every block reuses."""
+def new_state(layout: Layout, aggregation: Aggregation) -> dict[str, F64]:
+    """The arrays that a rule keeps for a model, as they are before the first step: zero."""
+    lanes = state_lanes(layout, aggregation) if aggregation.state_names else 0
+    return {name: np.zeros(lanes, np.float64) for name in aggregation.state_names}
+
+
+def check_state(state: Mapping[str, F64] | None, layout: Layout, aggregation: Aggregation) -> None:
+    """Compare the arrays that a rule is handed with those that it keeps; raises `BadSetting`."""
+    if not aggregation.state_names:
+        return
+    lanes, given = state_lanes(layout, aggregation), state or {}
+    for name in aggregation.state_names:
+        if name not in given:
+            raise BadSetting("state", f"{name!r} is missing, which the rule keeps; see new_state")
+        if given[name].shape != (lanes,):
+            raise BadSetting("state", f"{name!r} has shape {given[name].shape}, not ({lanes},)")
+
+
+class _Fold(Walk):
+    """One call of `fold`."""
 
     def __init__(
         self,
@@ -118,71 +122,40 @@ class _Fold:
         aggregation: Aggregation,
         write: Callable[[memoryview], object],
         state: Mapping[str, F64],
+        number: int,
         checkpoint: Callable[[], object] | None,
     ) -> None:
         _check_weights(updates)
-        self._old = memoryview(old).cast("B")
-        self._layout = layout
         self._updates = updates
-        self._write = write
-        self._state = state
-        self._state_position = 0
-        self._checkpoint = checkpoint
-        answers = aggregation.answers(layout)
-        layouts, self._layout_of = _distinct_layouts(updates, answers)
-        self._segments = _segments(layout, layouts)
-        lanes = min(BLOCK_LANES, max(1, layout.data_size))
-        self._accumulator = aggregation.accumulator(lanes, len(updates))
+        self._aggregation = aggregation
+        self._number = number
+        layouts, self._layout_of = _distinct_layouts(updates, aggregation.answers(layout))
+        super().__init__(old, layout, layouts, write, state, checkpoint)
         self._uses_old = aggregation.uses_old or any(
             update.params_type == ParamsType.DIFF for update in updates
         )
-        self._scratch = Scratch(lanes)
-        self._old_values: F64 = np.empty(lanes, np.float64)
-        self._values: F64 = np.empty(lanes, np.float64)
-        self._out = np.empty(min(CHUNK_BYTES, max(1, layout.data_size)), np.uint8)
+        self._accumulator: Accumulator
+        self._kind = ""  # what the accumulator is for
 
-    def run(self) -> None:
-        self._write(memoryview(self._layout.header))
-        with np.errstate(all="ignore"):  # what is not finite is found in the result
-            for segment in self._segments:
-                if not segment.starts:
-                    self._copy(self._old[segment.start : segment.end])
-                elif segment.type.kind == "bool":
-                    self._copy_first(segment)
-                else:
-                    self._fold_segment(segment)
-
-    def _copy(self, source: memoryview) -> None:
-        for start in range(0, len(source), CHUNK_BYTES):
-            self._before_chunk()
-            self._write(source[start : start + CHUNK_BYTES])
-
-    def _copy_first(self, segment: _Segment) -> None:
+    def _booleans(self, segment: Segment) -> memoryview:
+        """Those of the first update."""
         start = segment.starts[self._layout_of[0]]
         first = memoryview(self._updates[0].buffer).cast("B")
-        self._copy(first[start : start + segment.end - segment.start])
+        return first[start : start + segment.end - segment.start]
 
-    def _fold_segment(self, segment: _Segment) -> None:
-        size = segment.end - segment.start
-        for start in range(0, size, CHUNK_BYTES):
-            self._before_chunk()
-            end = min(start + CHUNK_BYTES, size)
-            self._fold_chunk(segment, start, end)
-            self._write(self._out.data[: end - start])
+    def _accumulator_for(self, kind: str) -> Accumulator:
+        """One at a time: some are as large as all updates' blocks together."""
+        if kind != self._kind:
+            rule = self._aggregation
+            make = rule.integer_accumulator if kind == "int" else rule.accumulator
+            self._accumulator = make(self._lanes, len(self._updates))
+            self._kind = kind
+        return self._accumulator
 
-    def _fold_chunk(self, segment: _Segment, start: int, end: int) -> None:
-        width = segment.type.storage.itemsize
-        step = len(self._values) * width
-        for position in range(start, end, step):
-            count = min(step, end - position) // width
-            offset = position - start
-            out = self._out[offset : offset + count * width].view(segment.type.storage)
-            self._fold_block(segment, position, count, out)
-
-    def _fold_block(self, segment: _Segment, position: int, count: int, out: Lanes) -> None:
-        """Fold `count` numbers that begin `position` bytes into the segment."""
+    def _block(self, segment: Segment, position: int, count: int, out: Lanes) -> None:
         dtype, storage, scratch = segment.type, segment.type.storage, self._scratch
-        accumulator, values, old = self._accumulator, self._values[:count], self._old_values[:count]
+        accumulator = self._accumulator_for(dtype.kind)
+        values, old = self._values[:count], self._old_values[:count]
         if self._uses_old:
             source = np.frombuffer(self._old, storage, count, segment.start + position)
             widen(dtype, source, old, scratch)
@@ -193,31 +166,16 @@ class _Fold:
             if update.params_type == ParamsType.DIFF:
                 np.add(values, old, out=values)
             accumulator.fold(values, update.weight)
-        accumulator.step(old, values, self._state_chunk(count))
+        accumulator.step(old, values, self._state_block(count), self._number)
         narrow(dtype, values, out, scratch)
         if not all_finite(dtype, out):
             raise self._blame(segment, position, out)
 
-    def _state_chunk(self, count: int) -> Mapping[str, F64]:
-        if not self._state:
-            return self._state
-        start = self._state_position
-        self._state_position += count
-        return {name: array[start : start + count] for name, array in self._state.items()}
-
-    def _before_chunk(self) -> None:
-        if self._checkpoint is not None:
-            self._checkpoint()
-
-    def _blame(self, segment: _Segment, position: int, out: Lanes) -> NonFiniteUpdate:
+    def _blame(self, segment: Segment, position: int, out: Lanes) -> NonFiniteUpdate:
         """Find the site whose number at the first bad place is not finite, or else the largest."""
         dtype = segment.type
-        result: F64 = np.empty(len(out), np.float64)
-        widen(dtype, out, result)
-        bad = int(np.flatnonzero(~np.isfinite(result))[0])
-        place = position + bad * dtype.storage.itemsize
-        ends = [spec.end - segment.start for spec in segment.specs]
-        tensor = segment.specs[bisect.bisect_right(ends, place)].name
+        place = position + first_bad(dtype, out)
+        tensor = segment.tensor_at(place)
         site, largest = self._updates[0].site, -1.0
         number: F64 = np.empty(1, np.float64)
         for update, which in zip(self._updates, self._layout_of, strict=True):
@@ -261,27 +219,3 @@ def _distinct_layouts(
             raise BadUpdate("", f"{update.site} sent {got} bytes, expected {own.size}")
         which.append(number)
     return layouts, which
-
-
-def _segments(layout: Layout, layouts: list[Layout]) -> list[_Segment]:
-    """Cut the old model where the type changes or an update's tensors are not neighbours."""
-    segments: list[_Segment] = []
-    for spec in layout.specs:
-        own = [answer.by_name.get(spec.name) for answer in layouts]
-        starts = tuple(found.start for found in own if found is not None)
-        last = segments[-1] if segments else None
-        if last is not None and _continues(last, spec, starts):
-            last.specs.append(spec)
-            last.end = spec.end
-        else:
-            segments.append(_Segment(spec.type, [spec], starts, spec.start, spec.end))
-    return segments
-
-
-def _continues(last: _Segment, spec: TensorSpec, starts: tuple[int, ...]) -> bool:
-    size = last.end - last.start
-    return (
-        last.type is spec.type
-        and len(last.starts) == len(starts)
-        and all(begin + size == start for begin, start in zip(last.starts, starts, strict=True))
-    )

@@ -26,7 +26,7 @@ from covey.algorithms import (
 )
 from covey.algorithms.tensors import DTYPES, Layout, Packer, ParamsType, all_finite, narrow, widen
 
-MODULE = importlib.import_module("covey.algorithms.fold")  # its function has the same name
+WALK = importlib.import_module("covey.algorithms.walk")
 FULL, DIFF = ParamsType.FULL, ParamsType.DIFF
 Bytes = bytearray
 Tensor = tuple[str, str, tuple[int, ...]]  # name, type, shape
@@ -130,8 +130,8 @@ def test_the_fold_is_the_oracle_rounded_once(
 def test_every_type_over_many_blocks(
     name: str, kinds: tuple[ParamsType, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(MODULE, "BLOCK_LANES", 64)
-    monkeypatch.setattr(MODULE, "CHUNK_BYTES", 1024)
+    monkeypatch.setattr(WALK, "BLOCK_LANES", 64)
+    monkeypatch.setattr(WALK, "CHUNK_BYTES", 1024)
     layout = layout_of([("x", name, (1000,)), ("y", name, (333,))])
     old = random_blob(layout, 1)
     updates = [

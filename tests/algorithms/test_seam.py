@@ -44,7 +44,7 @@ class MedianRows:
         self._rows[self._count, : self._elements] = values
         self._count += 1
 
-    def step(self, old: F64, out: F64, state: Mapping[str, F64]) -> None:
+    def step(self, old: F64, out: F64, state: Mapping[str, F64], number: int) -> None:
         np.median(self._rows[: self._count, : self._elements], axis=0, out=out)
 
 
@@ -64,9 +64,9 @@ class DeltaMean(WeightedMean):
         super().__init__(elements)
         self._rate = rate / buffer_size
 
-    def step(self, old: F64, out: F64, state: Mapping[str, F64]) -> None:
+    def step(self, old: F64, out: F64, state: Mapping[str, F64], number: int) -> None:
         total = self.total
-        super().step(old, out, state)
+        super().step(old, out, state, number)
         out -= old
         out *= total * self._rate
         out += old
@@ -110,14 +110,14 @@ class Buffer:
 
     def _step(self) -> None:
         for chunk, accumulator in zip(self._chunks, self._accumulators, strict=True):
-            accumulator.step(self.model[chunk].copy(), self.model[chunk], {})
+            accumulator.step(self.model[chunk].copy(), self.model[chunk], {}, 1)
         self._reset()
         self._count, self.version = 0, self.version + 1
 
 
 class MomentumMean(WeightedMean):
-    def step(self, old: F64, out: F64, state: Mapping[str, F64]) -> None:
-        super().step(old, out, state)
+    def step(self, old: F64, out: F64, state: Mapping[str, F64], number: int) -> None:
+        super().step(old, out, state, number)
         state["velocity"][:] = 0.9 * state["velocity"] + (out - old)
         np.add(old, state["velocity"], out=out)
 

@@ -1,0 +1,251 @@
+"""The buffer of asynchronous training: updates are added whole, as they come, to one sum.
+
+Here: the sums, which number of an update goes where in them, and handing them out. Not here: how
+an update weighs and what becomes of a sum (`fedbuff.py`, ...), the step (`apply.py`), adding
+itself (`accumulate.py`), when to step and who waits (actors).
+
+A buffer has at most two accumulators, each as large as an update: while a step reads one, the
+other is filled. `swap` exchanges them and touches no number: the first update that is added to an
+accumulator overwrites it. The sums lie flat, element types side by side, so that a small tensor
+costs no more than its bytes. Floats of up to 32 bits are summed in float32, which is what memory
+is fast enough for; 64-bit floats and integers in float64; of bool tensors, the newest update's
+are kept.
+"""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+import math
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from .accumulate import Adder, judge
+from .errors import BadUpdate, NonFiniteUpdate, SumsOutstanding
+from .linear import Tally
+from .tensors.dtypes import DType, Lanes
+from .tensors.layout import Buffer as Blob
+from .tensors.layout import Layout, TensorSpec
+from .tensors.state import ParamsType
+
+_WIDE_BYTES: Final = 8
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """Neighbouring tensors of one element type in an update: a plain array of numbers."""
+
+    dtype: DType
+    specs: tuple[TensorSpec, ...]
+
+    @property
+    def start(self) -> int:
+        return self.specs[0].start
+
+    @property
+    def lanes(self) -> int:
+        return (self.specs[-1].end - self.start) // self.dtype.storage.itemsize
+
+    @property
+    def sum_type(self) -> type[np.float32] | type[np.float64] | type[np.uint8]:
+        if self.dtype.kind == "bool":
+            return np.uint8
+        wide = self.dtype.kind == "int" or self.dtype.storage.itemsize == _WIDE_BYTES
+        return np.float64 if wide else np.float32
+
+    def of(self, update: Blob) -> Lanes:
+        """The run's numbers in an update."""
+        return np.frombuffer(update, self.dtype.storage, self.lanes, self.start)
+
+
+class Sums:
+    """What was summed: handed out by `Buffer.swap`, read by `apply`, given back.
+
+    Attributes:
+        layout: That of the updates.
+        params_type: What was summed: differences, or whole models.
+        stalenesses: Of each update, in the order in which they came.
+    """
+
+    __slots__ = ("_arrays", "_runs", "_starts", "layout", "params_type", "stalenesses", "weight")
+
+    def __init__(self, layout: Layout, params_type: ParamsType, runs: tuple[_Run, ...]) -> None:
+        """Make empty sums; a `Buffer` does it."""
+        self.layout = layout
+        self.params_type = params_type
+        self.stalenesses: list[int] = []
+        self.weight = 0.0
+        self._runs = runs
+        self._starts = [run.start for run in runs]
+        self._arrays: list[Lanes] = [np.empty(run.lanes, run.sum_type) for run in runs]
+
+    @property
+    def tally(self) -> Tally:
+        """Count, sum of weights and largest staleness."""
+        return Tally(len(self.stalenesses), self.weight, max(self.stalenesses, default=0))
+
+    def numbers(self, position: int, count: int) -> Lanes:
+        """Some sums that lie side by side.
+
+        Args:
+            position: Where the first one's number lies in an update's blob.
+            count: How many, within neighbouring tensors of one element type.
+        """
+        which = bisect.bisect_right(self._starts, position) - 1
+        run = self._runs[which]
+        first = (position - run.start) // run.dtype.storage.itemsize
+        return self._arrays[which][first : first + count]
+
+    def add(self, update: Blob, weight: float, staleness: int, adder: Adder) -> None:
+        """Add an update that has been checked."""
+        fresh = not self.stalenesses
+        with np.errstate(all="ignore"):  # a sum that leaves its range is found by the step
+            for run, total in zip(self._runs, self._arrays, strict=True):
+                if run.dtype.kind == "bool":
+                    np.copyto(total, run.of(update))
+                else:
+                    adder.add(run.dtype, run.of(update), weight, total, fresh)
+        self.stalenesses.append(staleness)
+        self.weight += weight
+
+    def clear(self) -> None:
+        """Forget what was summed; the next update overwrites it."""
+        self.stalenesses.clear()
+        self.weight = 0.0
+
+    def __repr__(self) -> str:
+        return f"<Sums of {len(self.stalenesses)} updates, weight {self.weight:g}>"
+
+
+class Buffer:
+    """Sums updates until a step takes the sums away.
+
+    Synchronous and CPU-bound; to be used by one thread at a time. Meanwhile others may `check`
+    updates, step, and give sums back. An update with an error leaves everything as it was.
+
+    Args:
+        layout: That of the updates: `rule.answers(...)` of the model's.
+        params_type: What is summed: `rule.params_type`.
+    """
+
+    def __init__(self, layout: Layout, params_type: ParamsType = ParamsType.DIFF) -> None:
+        self.layout = layout
+        self.params_type = params_type
+        self._runs = _runs_of(layout)
+        self._adder = Adder()
+        self._filling = self._make()
+        self._spare: Sums | None = None
+        self._outstanding: Sums | None = None
+
+    @property
+    def tally(self) -> Tally:
+        """What has been added since the last swap."""
+        return self._filling.tally
+
+    def __len__(self) -> int:
+        """How many updates have been added since the last swap."""
+        return len(self._filling.stalenesses)
+
+    def add(
+        self,
+        update: Blob,
+        weight: float,
+        params_type: ParamsType,
+        *,
+        site: str = "",
+        staleness: int = 0,
+        checked: bool = False,
+    ) -> None:
+        """Add weight x update, whole; then the update may go.
+
+        Takes one pass over the update and the sums, and one more over the update before it unless
+        it is checked.
+
+        Args:
+            update: Its blob, in this buffer's layout: the header is not read.
+            weight: What the rule's `weigh` gave for it.
+            params_type: What the update holds.
+            site: Who sent it; named in errors.
+            staleness: Versions that the model has advanced since it started.
+            checked: Whether `check` has passed, with this weight.
+
+        Raises:
+            NonFiniteUpdate: As `check`.
+            BadUpdate: As `check`; or the sum of weights would be infinite.
+        """
+        if params_type != self.params_type:
+            kinds = f"{params_type} update; this rule needs {self.params_type}"
+            raise BadUpdate("", f"{site} sent a {kinds}")
+        if not checked:
+            self.check(update, weight, site)
+        if not math.isfinite(self._filling.weight + weight):
+            raise BadUpdate("", f"with a weight of {weight}, from {site}, the sum is infinite")
+        self._filling.add(update, weight, staleness, self._adder)
+
+    def check(self, update: Blob, weight: float, site: str = "") -> None:
+        """Look for what would spoil the sums; changes nothing, so any thread may do it.
+
+        Raises:
+            NonFiniteUpdate: Names the site and the tensor with NaN, infinity or numbers that are
+                too large to be summed.
+            BadUpdate: The update has another size, or the weight is negative or not finite.
+        """
+        if not (math.isfinite(weight) and weight >= 0):
+            raise BadUpdate("", f"{site} has a weight of {weight}")
+        size = memoryview(update).nbytes
+        if size != self.layout.size:
+            raise BadUpdate("", f"{site} sent {size} bytes, expected {self.layout.size}")
+        for run in self._runs:
+            if judge(run.dtype, run.of(update), weight, run.sum_type):
+                raise _blame(run, update, weight, site)
+
+    def swap(self) -> Sums:
+        """Hand out what has been added, and go on with nothing; takes no time.
+
+        Raises:
+            SumsOutstanding: The sums of the last swap have not been given back.
+        """
+        if self._outstanding is not None:
+            raise SumsOutstanding(f"{self._outstanding!r} were not given back")
+        self._outstanding = self._filling
+        self._filling = self._spare or self._make()
+        self._spare = None
+        return self._outstanding
+
+    def give_back(self, sums: Sums) -> None:
+        """Take back what `swap` handed out, once the step is over; its memory is used again.
+
+        Raises:
+            SumsOutstanding: These are not the sums that were handed out last.
+        """
+        if sums is not self._outstanding:
+            raise SumsOutstanding(f"{sums!r} are not those that were handed out")
+        sums.clear()
+        self._spare, self._outstanding = sums, None
+
+    def clear(self) -> None:
+        """Drop what has been added since the last swap."""
+        self._filling.clear()
+
+    def _make(self) -> Sums:
+        return Sums(self.layout, self.params_type, self._runs)
+
+    def __repr__(self) -> str:
+        return f"<Buffer {len(self)} updates, weight {self._filling.weight:g}>"
+
+
+def _runs_of(layout: Layout) -> tuple[_Run, ...]:
+    groups = itertools.groupby(layout.specs, lambda spec: spec.type)
+    return tuple(_Run(dtype, tuple(specs)) for dtype, specs in groups)
+
+
+def _blame(run: _Run, update: Blob, weight: float, site: str) -> NonFiniteUpdate:
+    """Find the tensor of a run that was judged bad."""
+    spec, why = run.specs[0], ""
+    for spec in run.specs:
+        why = judge(run.dtype, _Run(run.dtype, (spec,)).of(update), weight, run.sum_type)
+        if why:
+            break
+    return NonFiniteUpdate(site, spec.name, why)

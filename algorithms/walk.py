@@ -1,0 +1,170 @@
+"""Walking through a model's bytes: from the old blob to the new one, a block at a time.
+
+Here: cutting the model into segments and blocks, what is copied as it is, writing in order. Not
+here: what a block's new numbers are (`fold.py`, `apply.py`).
+
+The model is cut into segments of neighbouring tensors of one element type, which are plain arrays
+of numbers; each is walked in blocks that stay in the processor's cache.
+"""
+
+from __future__ import annotations
+
+import bisect
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from .tensors.dtypes import F64, DType, Lanes, Scratch, widen
+from .tensors.layout import Buffer, Layout, TensorSpec
+
+CHUNK_BYTES: Final = 1 << 20  # what `write` gets at a time: a system call costs nothing beside it
+BLOCK_LANES: Final = 1 << 16
+"""Numbers per block: 512 KiB as float64, so that values, sum and scratch stay in a cache. Measured
+for two float32 updates: 0.19, 0.26 and 0.33 of memcpy's speed for 2**13, 2**14 and 2**16."""
+
+
+@dataclass(slots=True)
+class Segment:
+    """Neighbouring tensors of one type: in the old model, and in every update if not excluded.
+
+    Attributes:
+        type: Element type.
+        specs: The tensors, in the old model.
+        starts: Where the segment begins in each of the updates' layouts; empty if excluded.
+        start: Where it begins in the old model's blob.
+        end: Where it ends there.
+    """
+
+    type: DType
+    specs: list[TensorSpec]
+    starts: tuple[int, ...]
+    start: int
+    end: int
+
+    def tensor_at(self, place: int) -> str:
+        """Name of the tensor that a byte of the segment belongs to."""
+        ends = [spec.end - self.start for spec in self.specs]
+        return self.specs[bisect.bisect_right(ends, place)].name
+
+
+class Walk(ABC):
+    """One walk: the old model, and scratch that every block reuses.
+
+    Args:
+        old: The current model's blob.
+        layout: Its layout.
+        layouts: Those of the updates.
+        write: Takes the next bytes.
+        state: Arrays of the rule, walked along.
+        checkpoint: Called before every chunk.
+    """
+
+    def __init__(
+        self,
+        old: Buffer,
+        layout: Layout,
+        layouts: list[Layout],
+        write: Callable[[memoryview], object],
+        state: Mapping[str, F64],
+        checkpoint: Callable[[], object] | None,
+    ) -> None:
+        self._old = memoryview(old).cast("B")
+        self._layout = layout
+        self._segments = segments_of(layout, layouts)
+        self._write = write
+        self._state = state
+        self._state_position = 0
+        self._checkpoint = checkpoint
+        self._lanes = lanes = min(BLOCK_LANES, max(1, layout.data_size))
+        self._scratch = Scratch(lanes)
+        self._old_values: F64 = np.empty(lanes, np.float64)
+        self._values: F64 = np.empty(lanes, np.float64)
+        self._out = np.empty(min(CHUNK_BYTES, max(1, layout.data_size)), np.uint8)
+
+    def run(self) -> None:
+        """Write the new model: header, then the segments in their order."""
+        self._write(memoryview(self._layout.header))
+        with np.errstate(all="ignore"):  # what is not finite is found in the result
+            for segment in self._segments:
+                if not segment.starts:
+                    self._copy(self._old[segment.start : segment.end])
+                elif segment.type.kind == "bool":
+                    self._copy(self._booleans(segment))
+                else:
+                    self._walk_segment(segment)
+
+    @abstractmethod
+    def _booleans(self, segment: Segment) -> memoryview:
+        """The new bytes of a segment of bool tensors."""
+
+    @abstractmethod
+    def _block(self, segment: Segment, position: int, count: int, out: Lanes) -> None:
+        """Make `count` new numbers, those that begin `position` bytes into the segment."""
+
+    def _copy(self, source: memoryview) -> None:
+        for start in range(0, len(source), CHUNK_BYTES):
+            self._before_chunk()
+            self._write(source[start : start + CHUNK_BYTES])
+
+    def _walk_segment(self, segment: Segment) -> None:
+        size = segment.end - segment.start
+        for start in range(0, size, CHUNK_BYTES):
+            self._before_chunk()
+            end = min(start + CHUNK_BYTES, size)
+            self._walk_chunk(segment, start, end)
+            self._write(self._out.data[: end - start])
+
+    def _walk_chunk(self, segment: Segment, start: int, end: int) -> None:
+        width = segment.type.storage.itemsize
+        step = self._lanes * width
+        for position in range(start, end, step):
+            count = min(step, end - position) // width
+            offset = position - start
+            out = self._out[offset : offset + count * width].view(segment.type.storage)
+            self._block(segment, position, count, out)
+
+    def _state_block(self, count: int) -> Mapping[str, F64]:
+        """The next numbers of the rule's arrays."""
+        if not self._state:
+            return self._state
+        start = self._state_position
+        self._state_position += count
+        return {name: array[start : start + count] for name, array in self._state.items()}
+
+    def _before_chunk(self) -> None:
+        if self._checkpoint is not None:
+            self._checkpoint()
+
+
+def first_bad(dtype: DType, lanes: Lanes) -> int:
+    """How many bytes into an array the first number lies that is not finite."""
+    numbers: F64 = np.empty(len(lanes), np.float64)
+    widen(dtype, lanes, numbers)
+    return int(np.flatnonzero(~np.isfinite(numbers))[0]) * dtype.storage.itemsize
+
+
+def segments_of(layout: Layout, layouts: list[Layout]) -> list[Segment]:
+    """Cut the old model where the type changes or an update's tensors are not neighbours."""
+    segments: list[Segment] = []
+    for spec in layout.specs:
+        own = [answer.by_name.get(spec.name) for answer in layouts]
+        starts = tuple(found.start for found in own if found is not None)
+        last = segments[-1] if segments else None
+        if last is not None and _continues(last, spec, starts):
+            last.specs.append(spec)
+            last.end = spec.end
+        else:
+            segments.append(Segment(spec.type, [spec], starts, spec.start, spec.end))
+    return segments
+
+
+def _continues(last: Segment, spec: TensorSpec, starts: tuple[int, ...]) -> bool:
+    size = last.end - last.start
+    return (
+        last.type is spec.type
+        and len(last.starts) == len(starts)
+        and all(begin + size == start for begin, start in zip(last.starts, starts, strict=True))
+    )
