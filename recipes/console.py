@@ -278,7 +278,8 @@ class _State:
         if completed:
             lines += [(text, "red") for text in self._failed_sites()]
         if self._folder is not None:
-            lines += [(text, "") for text in self._where_to_look(self._folder, data)]
+            over = status != "interrupted"
+            lines += [(text, "") for text in self._where_to_look(self._folder, data, over)]
         if not completed and failures:
             lines += [(text, "red") for text in failure_block(data)]
         return lines
@@ -288,14 +289,15 @@ class _State:
         more = self._failed - len(lines)
         return [*lines, f"and {more} more, see summary.json"] if more else lines
 
-    def _where_to_look(self, folder: Path, data: Mapping[str, Any]) -> list[str]:
+    def _where_to_look(self, folder: Path, data: Mapping[str, Any], over: bool) -> list[str]:
         lines = [f"result: {short(folder)}"]
         best = data.get("best_round")
         if best is not None and (folder / "best_model.safetensors").exists():
             lines.append(f"best model: {self._best(int(best), data)}, best_model.safetensors")
         tracking = folder / "tracking" / "tensorboard"
+        report = ["report.html"] if over else []
         look = [f"tensorboard --logdir {short(tracking)}"] if tracking.is_dir() else []
-        lines.append("; ".join([f"look closer: {_runs_command(folder)}", *look]))
+        lines.append(f"look closer: {'; '.join([*report, _runs_command(folder), *look])}")
         return lines
 
     def _best(self, round_: int, data: Mapping[str, Any]) -> str:

@@ -346,6 +346,16 @@ class Simulation:
                 text = f"cannot write {error.filename}: {error.strerror}"
                 self._journal.record(RunEvent(EventKind.NOTICE, data={"text": text}))
         self._checkpoint.discard()
+        self._draw()
+
+    def _draw(self) -> None:
+        """Write `report.html`; a run without one is as good."""
+        from covey.actors.observe.report import report_at_end  # milliseconds that no run waits for
+
+        missing = report_at_end(self._folder.path)
+        if missing:
+            with suppress(OSError):  # a full disk, which the run has met as well
+                self._journal.record(RunEvent(EventKind.NOTICE, data={"text": missing}))
 
     def _summary(self) -> dict[str, Any]:
         final = self.outcome.final
