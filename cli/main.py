@@ -155,6 +155,30 @@ def runs(
     _run(lambda: list_runs(workspace, last, json))
 
 
+@app.command(epilog="\b\nExample:\n  covey report --open\n\n" + _EXIT_CODES)
+def report(
+    run: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[RUN]",
+            help="A run's id, how it begins, or its folder.",
+            show_default="the latest run",
+        ),
+    ] = None,
+    workspace: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where run folders are.", show_default="COVEY_WORKSPACE, else ./covey_runs"
+        ),
+    ] = None,
+    show: Annotated[bool, typer.Option("--open", help="Open it in a browser.")] = False,
+) -> None:
+    """Make report.html of a run, with its curves and timings, and print its path."""
+    from .report import make_report
+
+    _run(lambda: make_report(run, workspace, show))
+
+
 def _run(command: Callable[[], object]) -> None:
     """Run a command; what it cannot do is told in a few lines, without a traceback."""
     try:

@@ -8,7 +8,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from covey.actors.jobs.checkpoint import BEST, MODEL
 from covey.actors.jobs.states import RunStatus
@@ -16,7 +16,10 @@ from covey.actors.observe.events import EventKind, RunEvent
 from covey.actors.observe.journal import Journal
 from covey.actors.runtime import System, SystemStatistics
 
-from .errors import JobAborted, JobFailed
+from .errors import ConfigError, JobAborted, JobFailed, did_you_mean
+
+if TYPE_CHECKING:
+    from covey.actors.observe.report import Plot
 
 
 class Run:
@@ -79,6 +82,21 @@ class Run:
     def best_model(self) -> dict[str, Any]:
         """The model with the best key metric; raises `FileNotFoundError` if none was measured."""
         return _read(self._folder / BEST)
+
+    def plot(self, metric: str | None = None) -> Plot:
+        """Pictures of what has been measured so far, for a notebook to show.
+
+        Args:
+            metric: The only metric to show; None shows all, and the rounds' times.
+
+        Raises `ConfigError` for a metric that nobody has measured.
+        """
+        from covey.actors.observe.report import Plot
+
+        plot = Plot(self._folder, metric)
+        if metric is not None and metric not in plot.metrics:
+            raise ConfigError("metric", _unmeasured(metric, plot.metrics))
+        return plot
 
     # Following -------------------------------------------------------------
 
@@ -202,6 +220,11 @@ def _failure_text(final: RunEvent) -> str:
         if data.get("source_line"):
             text += f"\n    {data['source_line']}"
     return text
+
+
+def _unmeasured(metric: str, known: Sequence[str]) -> str:
+    measured = ", ".join(known) or "nothing yet"
+    return f"{metric!r} has not been measured, but {measured}{did_you_mean(metric, known)}"
 
 
 def _read(path: Path) -> dict[str, Any]:

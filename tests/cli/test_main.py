@@ -36,7 +36,7 @@ def test_help_loads_neither_torch_nor_numpy_nor_asyncio_nor_rich(args: list[str]
     assert done.stdout.splitlines()[-1] == "[]"
 
 
-@pytest.mark.parametrize("command", [[], ["new"], ["run"], ["runs"]])
+@pytest.mark.parametrize("command", [[], ["new"], ["run"], ["runs"], ["report"]])
 def test_each_help_has_an_example_and_the_exit_codes(command: list[str]) -> None:
     done = covey(*command, "--help")
     assert done.returncode == 0

@@ -156,7 +156,8 @@ def test_the_last_lines_say_status_folder_best_model_and_how_to_look_closer(
         "status: completed, 10 rounds in 12.3 s",
         "result: covey_runs/digits/1",
         "best model: round 9 (accuracy 0.9), best_model.safetensors",
-        "look closer: covey runs; tensorboard --logdir covey_runs/digits/1/tracking/tensorboard",
+        "look closer: report.html; covey runs; "
+        "tensorboard --logdir covey_runs/digits/1/tracking/tensorboard",
     ]
 
 
@@ -167,11 +168,11 @@ def test_a_run_in_another_workspace_is_listed_from_there(
     story = Story(Console(out), tmp_path / "my runs" / "digits" / "1")
     story.start()
     story.finish()
-    assert lines(out)[-1] == "look closer: covey runs --workspace 'my runs'"
+    assert lines(out)[-1] == "look closer: report.html; covey runs --workspace 'my runs'"
     monkeypatch.setenv("COVEY_WORKSPACE", "my runs")
     story.start()
     story.finish()
-    assert lines(out)[-1] == "look closer: covey runs"
+    assert lines(out)[-1] == "look closer: report.html; covey runs"
 
 
 def test_a_site_that_fails_while_the_run_goes_on_is_named_with_its_line_at_the_end(
