@@ -183,6 +183,7 @@ class SimEnv(Checked):
             if site not in self.sites:
                 why = f"names {site!r}, which is no client{did_you_mean(site, self.sites)}"
                 raise ConfigError("aggregation_weights", why)
+        recipe.training(0, None, self.sites)  # raises what cannot work with these clients
         template, preload = self._preload(recipe)
         folder: RunFolder | None = None
         try:

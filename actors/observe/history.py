@@ -19,7 +19,7 @@ from .events import EventKind, RunEvent
 
 #: Events that are read back together, and of which one place in the file is kept. Followers
 #: that are less than a block behind read from memory.
-BLOCK: Final = 64
+BLOCK: Final = 32
 
 _ENCODE: Final = json.JSONEncoder(separators=(",", ":"), default=str).encode
 

@@ -117,14 +117,15 @@ class AsynchronousTraining:
         self.idle = job.employment.present
         job.ctx.run(self._follow(job.version), self._followed)
         self._check_over()
-        if not self._over.done():
+        if not self.over:
             await self.keep_at_work()
+        await self._over
         await self._finish()
 
     async def keep_at_work(self) -> None:
         """Give work to whoever is free until it is over."""
         self.fill_places()
-        await self._over
+        await asyncio.wait([self._over])
 
     @property
     def time(self) -> float | None:

@@ -61,7 +61,7 @@ class VirtualTraining(AsynchronousTraining):
             if self._ends:
                 await self._instant()
             else:
-                await self._over  # nobody is left to work
+                await asyncio.wait([self._over])  # nobody is left to work
 
     def fill_places(self) -> None:
         """Nobody begins between two instants."""
