@@ -36,6 +36,7 @@ from .errors import ConfigError
 from .folder import RunFolder
 from .recipe import Recipe
 from .run import Run
+from .tracking import trackers
 
 if TYPE_CHECKING:
     from .sim import SimEnv
@@ -80,7 +81,7 @@ class Simulation:
         self._journal = Journal(folder.path, resume_round=self._version if self._resumed else None)
         self.outcome = Run(folder.path, folder.id, folder.seed, self._journal)
         self._console = Console(verbose=env.verbose, failures=False) if env.progress else None
-        self._trackers = [_tracker(kind, folder.path) for kind in recipe.tracking]
+        self._trackers = trackers(recipe, folder)
         self._subscribe()
         self._slots = Slots(env.num_threads)
         self._done = asyncio.Event()
@@ -132,8 +133,10 @@ class Simulation:
         except Exception as error:
             self._end_early(RunStatus.FAILED, str(error) or repr(error))
             self._summarise()
+            await self._end_trackers()
         else:
             self._summarise()
+            await self._end_trackers()
         finally:
             self._close()
 
@@ -333,6 +336,15 @@ class Simulation:
         }
         self._journal.record(RunEvent(EventKind.RUN_FINISHED, data=data))
 
+    async def _end_trackers(self) -> None:
+        """Wait until all curves are written; an interrupted run leaves that to `_close`."""
+        ends = (tracker.end() for tracker in self._trackers)
+        for error in await asyncio.gather(*ends, return_exceptions=True):
+            if error is not None:
+                text = f"tracking stopped: {type(error).__name__}: {error}"
+                with suppress(OSError):  # a full disk, which the run has met as well
+                    self._journal.record(RunEvent(EventKind.NOTICE, data={"text": text}))
+
     def _summarise(self) -> None:
         """Write `summary.json`; drop what only a resumed run would need."""
         summary = self._summary()
@@ -424,10 +436,3 @@ def _patient_collector() -> Generator[None]:
 
 # One entry for each run that goes on: the threshold from before the first of them.
 _thresholds: list[tuple[int, int, int]] = []
-
-
-def _tracker(kind: str, folder: Path) -> Any:
-    from covey.actors.observe.tensorboard import TensorBoardTracker
-
-    assert kind == "tensorboard"
-    return TensorBoardTracker(folder / "tracking" / "tensorboard")

@@ -146,6 +146,7 @@ class Recorder:
         if self._process is None:
             return
         ended = asyncio.wrap_future(self._ended)
+        ended.add_done_callback(_look_at)
         # Not `await ended`: a cancelled wait must not cancel what the thread will set.
         done, _ = await asyncio.wait([ended], timeout=self._end_s)
         if not done:
@@ -242,6 +243,12 @@ def environment(settings: Mapping[str, str], *prefixes: str) -> dict[str, str]:
     """This process's environment, with settings in place of all that begin with the prefixes."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(prefixes)}
     return kept | dict(settings)
+
+
+def _look_at(ended: asyncio.Future[None]) -> None:
+    """Take note of an error: of one that nobody looked at, asyncio would print a traceback."""
+    if not ended.cancelled():
+        ended.exception()
 
 
 def _write(pipe: int, lines: Sequence[str]) -> None:
