@@ -28,6 +28,7 @@ from .api import (
 from .decorators import evaluate, train
 from .errors import BadMetric, BadModel, ClientError, NotInRun, RunEnded, WrongCall
 from .model import FLModel, ParamsType
+from .proximal import proximal_gradient, proximal_term
 from .tracking import SummaryWriter
 
 __all__ = [
@@ -52,6 +53,8 @@ __all__ = [
     "is_submit_model",
     "is_train",
     "log",
+    "proximal_gradient",
+    "proximal_term",
     "receive",
     "send",
     "shutdown",

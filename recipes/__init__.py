@@ -15,6 +15,9 @@ from .errors import ConfigError, JobAborted, JobFailed, RecipeError
 from .fedavg import FedAvgRecipe
 from .recipe import Environment, Recipe
 from .run import Run
+from .fedbuff import FedBuffRecipe
+from .fedopt import FedOptRecipe
+from .fedprox import FedProxRecipe
 from .sim import SimEnv
 from .tracking import add_experiment_tracking
 
@@ -26,6 +29,10 @@ __all__ = [
     "JobAborted",
     "JobFailed",
     "Recipe",
+    "FedBuffRecipe",
+    "FedOptRecipe",
+    "FedProxRecipe",
+    "Fixed",
     "RecipeError",
     "Run",
     "RunEvent",

@@ -32,6 +32,7 @@ from covey.actors.roles.virtual import Durations
 from covey.algorithms import Aggregation
 from covey.algorithms.errors import AlgorithmError, BadSetting
 from covey.algorithms.tensors import InitialModel, load_initial
+from covey.transport import Scalar
 
 from .checked import Checked, settings_of
 from .errors import ConfigError, did_you_mean
@@ -134,6 +135,10 @@ class Recipe(Checked, ABC):
         return partial(
             SynchronousTraining, seed=seed, durations=durations, cohort=self.clients_per_round
         )
+
+    def config(self) -> dict[str, Scalar]:
+        """What clients are told: `get_config()` in a script, `ctx.config` in a function."""
+        return {}
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:

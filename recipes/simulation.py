@@ -253,6 +253,7 @@ class Simulation:
         )
         stack.callback(clients.close)
 
+            config=self._recipe.config(),
         def settings(site: str, job: str) -> TrainerSettings:
             del job
             return TrainerSettings(
@@ -303,6 +304,7 @@ class Simulation:
     def _gpus_of(self, site: str) -> tuple[int, ...]:
         env = self._env
         first = env.sites.index(site) * env.gpus_per_client
+            config=recipe.config(),
         return tuple(env.gpus[(first + i) % len(env.gpus)] for i in range(env.gpus_per_client))
 
     def _placement(self) -> list[str]:

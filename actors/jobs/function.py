@@ -20,13 +20,15 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias, cast
+from types import MappingProxyType
+from typing import Any, Final, TypeAlias, cast
 
 import numpy as np
 
 from covey.algorithms import derive, generator
 from covey.client import FLModel, ParamsType
 from covey.client.messages import Answer, Metric, Task
+from covey.transport import Scalar
 
 from .launchers.errors import Fault, ScriptError, ScriptFailed
 from .launchers.script import Outcome
@@ -45,6 +47,8 @@ TOGETHER = 16
 # for hung: its slot goes to others, which would else wait for ever.
 HUNG_FACTOR = 10
 
+NO_CONFIG: Final[Mapping[str, Scalar]] = MappingProxyType({})
+
 TrainFunction: TypeAlias = Callable[[Params, "TrainContext"], Any]
 
 
@@ -60,6 +64,7 @@ class TrainContext:
         round: The round, from 0.
         total_rounds: Rounds of the whole run.
         job_id: The job's id.
+        config: Settings that the recipe has for its clients.
     """
 
     __slots__ = (
@@ -67,6 +72,7 @@ class TrainContext:
         "_rng",
         "_run_seed",
         "_torch",
+        "config",
         "job_id",
         "round",
         "site",
@@ -81,8 +87,10 @@ class TrainContext:
         job_id: str,
         run_seed: int,
         on_metric: Callable[[Metric], None],
+        config: Mapping[str, Scalar] = NO_CONFIG,
     ) -> None:
         """Made for each call."""
+        self.config = config
         self.site = site
         self.round = round
         self.total_rounds = total_rounds
@@ -146,7 +154,13 @@ class FunctionScript:
         assert task.model is not None
         assert function is not None
         context = TrainContext(
-            self.site, task.round, task.total_rounds, owner.job_id, owner.seed, self._on_metric
+            self.site,
+            task.round,
+            task.total_rounds,
+            owner.job_id,
+            owner.seed,
+            self._on_metric,
+            owner.config,
         )
         call = Call(self, task, function, context)
         try:
@@ -331,16 +345,19 @@ class FunctionClients:
         exclude: tuple[str, ...] = (),
         slots: Slots | None = None,
         slots_are_held: bool = False,
+        config: Mapping[str, Scalar] = NO_CONFIG,
     ) -> None:
         """Call `train` for training tasks and `evaluate` for evaluation alone.
 
         `slots` limits how many calls are in threads, or suspended, at once;
         `slots_are_held` says that who runs a task holds one of them for it.
+        Functions find `config` in their context.
         """
         self.train = train
         self.evaluate = evaluate
         self.job_id = job_id
         self.seed = seed
+        self.config = MappingProxyType(dict(config))
         self.parameters = Parameters(exclude)
         self._quick_calls = QuickCalls(self)
         self._slots = slots or Slots(1)
