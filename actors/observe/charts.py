@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Final, NamedTuple
 
-from .curves import MOST_PLACES, Band, Bar, Point, thin, ticks, whole_ticks
+from .curves import MOST_PLACES, Band, Bar, Point, thin, ticks
 from .page import escape
 
 WIDTH: Final = 440
@@ -118,9 +118,12 @@ class _Reading(NamedTuple):
 class _Scale:
     """Where a number is in the picture."""
 
-    def __init__(self, first: float, last: float, low: float, high: float) -> None:
+    def __init__(
+        self, first: float, last: float, low: float, high: float, whole: bool = True
+    ) -> None:
         self.first = first
         self.last = last if last > first else first + 1
+        self.whole = whole
         largest = max(abs(low), abs(high))
         flat = high - low <= max(_FLAT * largest, _NOTHING)
         reach = (largest / 10 if largest > _NOTHING else 1.0) if flat else 0.0
@@ -137,7 +140,8 @@ class _Scale:
         places = [x for x, _ in points]
         low, high = min(heights), max(heights)
         margin = (high - low) / 30
-        return cls(min(places), max(places), low - margin, high + margin)
+        whole = all(place == round(place) for place, _ in points)
+        return cls(min(places), max(places), low - margin, high + margin, whole)
 
     def x(self, value: float) -> float:
         share = (value - self.first) / (self.last - self.first)
@@ -160,11 +164,21 @@ class _Scale:
                 f'<path class="grid" d="M{_LEFT} {y:.1f}H{right}"/>'
                 f'<text class="y" x="{_LEFT - 6}" y="{y + 4:.1f}">{_label(value)}</text>'
             )
-        for place in whole_ticks(math.ceil(self.first), math.floor(self.last)):
-            text = f'<text class="x" x="{self.x(place):.1f}" y="{bottom + 16}">{place:,}</text>'
-            marks.append(text)
+        for place in self._places():
+            x = self.x(place)
+            marks.append(f'<text class="x" x="{x:.1f}" y="{bottom + 16}">{_place(place)}</text>')
         name = f'<text class="axis" x="{right}" y="{HEIGHT - 3}">{escape(axis)}</text>'
         return "".join(marks) + name
+
+    def _places(self) -> list[float]:
+        """Places that are numbered: whole ones where places are rounds, versions or steps."""
+        places = ticks(self.first, self.last, 6)
+        return [place for place in places if place == round(place)] if self.whole else places
+
+
+def _place(value: float) -> str:
+    """A round, a step or a time for people."""
+    return f"{value:,.0f}" if value == round(value) else f"{value:,.4g}"
 
 
 def _label(value: float) -> str:
@@ -239,7 +253,7 @@ def _readings_of_lines(
         if band := bands.get(place):
             between = f"{number(band.low)} to {number(band.high)}"
             told += [("middle", f"middle {number(band.middle)}"), ("band", between)]
-        readings.append(_Reading(place, f"{axis} {place:g}", told))
+        readings.append(_Reading(place, f"{axis} {_place(place)}", told))
     return readings
 
 

@@ -62,6 +62,12 @@ class Column:
         self.values = array("d")
         self.overall: dict[int, float] = {}
 
+    def add(self, round: int, site: int, value: float) -> None:
+        """Add what a site measured; raise `OverflowError` for a number that is no round."""
+        self.rounds.append(round)
+        self.sites.append(site)
+        self.values.append(value)
+
 
 class RoundTimes:
     """When things happened in a round: Unix times in seconds, None for what did not.
@@ -92,16 +98,18 @@ class Site:
         answers: Answers that count.
         failures: Times that it failed.
         seconds: Time at work, of all answers together.
+        virtual_s: The same in virtual time, 0 if there is none.
         weight: Its latest weight, None if it told none.
     """
 
-    __slots__ = ("answers", "failures", "name", "seconds", "weight")
+    __slots__ = ("answers", "failures", "name", "seconds", "virtual_s", "weight")
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.answers = 0
         self.failures = 0
         self.seconds = 0.0
+        self.virtual_s = 0.0
         self.weight: float | None = None
 
 
@@ -120,6 +128,7 @@ class Chronicle:
         bytes: Bytes that were sent and received, by round.
         failures: The first failures, as `failed` is their number.
         notices: The first notices, as `noticed` is their number.
+        virtual: Virtual seconds of training until each version; empty in real time.
         staleness: How many answers were how many versions old; empty for a run in rounds.
         streamed: Curves that scripts streamed, by name and site.
         rows: Number of rows that could be read.
@@ -146,6 +155,7 @@ class Chronicle:
         self.failed = 0
         self.notices: list[RunEvent] = []
         self.noticed = 0
+        self.virtual: dict[int, float] = {}
         self.staleness: Counter[int] = Counter()
         self.streamed: dict[str, dict[str, Thinned]] = {}
         self.rows = 0
@@ -215,24 +225,21 @@ class Chronicle:
 
     def _take(self, row: Any) -> int:
         """Take in a row; give its site's number, 0 for all sites together."""
-        round_, name = int(row["round"]), str(row["site"])
-        metrics: Mapping[str, Any] = row["metrics"]
-        values = {metric: _number(value) for metric, value in metrics.items()}
+        round_, name, metrics = int(row["round"]), str(row["site"]), row["metrics"]
         if name == GLOBAL:
-            for metric, value in values.items():
+            for metric, value in metrics.items():
                 if column := self._column(metric):
-                    column.overall[round_] = value
+                    column.overall[round_] = _number(value)
             return 0
         number = self._site(name)
         site = self.sites[number]
         site.answers += 1
         site.seconds += row.get("seconds") or 0.0
         site.weight = row.get("weight", site.weight)
-        for metric, value in values.items():
-            if column := self._column(metric):
-                column.rounds.append(round_)
-                column.sites.append(number)
-                column.values.append(value)
+        columns = self.metrics
+        for metric, value in metrics.items():
+            if column := columns.get(metric) or self._column(metric):
+                column.add(round_, number, _number(value))
         return number
 
     def _column(self, metric: str) -> Column | None:
@@ -260,8 +267,10 @@ class Chronicle:
             self._last_answer = line
         if b'"staleness"' in line:
             with suppress(KeyError, TypeError, ValueError):
-                staleness = _event(line).data["staleness"]
-                self.staleness[int(staleness)] += 1
+                event = _event(line)
+                self.staleness[int(event.data["staleness"])] += 1
+                seconds = float(event.data.get("virtual_s", 0.0))
+                self.sites[self._site(str(event.site))].virtual_s += seconds
 
     def _happened(self, event: RunEvent) -> None:
         match event.kind:
@@ -274,8 +283,7 @@ class Chronicle:
             case EventKind.ROUND_FINISHED:
                 if self._open is not None:
                     self._open.last = event.time
-                round_ = _round(event)
-                self.bytes[round_] = self.bytes.get(round_, 0.0) + float(event.data["bytes"])
+                self._finish(_round(event), event.data)
             case EventKind.SITE_FAILED:
                 self._fail(event)
             case EventKind.NOTICE:
@@ -297,6 +305,12 @@ class Chronicle:
         if resumed is not None:
             self.rounds = {key: t for key, t in self.rounds.items() if key[0] < resumed}
             self.bytes = {round_: b for round_, b in self.bytes.items() if round_ < resumed}
+
+    def _finish(self, round_: int, data: Mapping[str, Any]) -> None:
+        """Evaluation counts to the round whose model it measures."""
+        self.bytes[round_] = self.bytes.get(round_, 0.0) + float(data["bytes"])
+        if "virtual_s" in data:
+            self.virtual[round_] = float(data["virtual_s"])
 
     def _close_round(self, time: float | None) -> None:
         if self._open is None:
@@ -361,7 +375,10 @@ def _refuse(constant: str) -> NoReturn:
 
 
 def _number(value: Any) -> float:
-    return math.nan if value is None else bounded(float(value))
+    """A value of a metric; raise `TypeError` for what is no number."""
+    if value is None:
+        return math.nan
+    return value if -1.0 < value < 1.0 else bounded(float(value))
 
 
 def _event(line: bytes) -> RunEvent:

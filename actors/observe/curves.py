@@ -10,6 +10,7 @@ extremes that an eye would look for.
 from __future__ import annotations
 
 import math
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Final, NamedTuple, TypeAlias
@@ -98,10 +99,10 @@ def _extremes(points: Sequence[Point]) -> list[Point]:
 
 def bands(values: Iterable[tuple[int, float]], most: int = MOST_PLACES) -> list[Band]:
     """The spread of values by round, rounds taken together where there are more than `most`."""
-    groups: dict[int, list[float]] = {}
+    groups: defaultdict[int, list[float]] = defaultdict(list)
     for round_, value in values:
-        if not math.isnan(value):
-            groups.setdefault(round_, []).append(value)
+        if value == value:  # not NaN, millions of times
+            groups[round_].append(value)
     found: list[Band] = []
     for rounds in grouped(sorted(groups), most):
         together = sorted(value for round_ in rounds for value in groups[round_])
@@ -143,14 +144,14 @@ def outermost(sites: Iterable[int], values: Iterable[float]) -> tuple[int, int] 
 
     Returns None where fewer than two sites have one. NaN counts for nothing.
     """
-    sums: dict[int, list[float]] = {}
+    sums: defaultdict[int, float] = defaultdict(float)
+    counts: Counter[int] = Counter()
     for site, value in zip(sites, values, strict=True):
-        if not math.isnan(value):
-            total = sums.setdefault(site, [0.0, 0])
-            total[0] += value
-            total[1] += 1
-    enough = max((count for _, count in sums.values()), default=0) / 2
-    means = {site: total / count for site, (total, count) in sums.items() if count >= enough}
+        if value == value:  # not NaN, millions of times
+            sums[site] += value
+            counts[site] += 1
+    enough = max(counts.values(), default=0) / 2
+    means = {site: sums[site] / count for site, count in counts.items() if count >= enough}
     if len(means) < 2:
         return None
     return min(means, key=means.__getitem__), max(means, key=means.__getitem__)
@@ -167,12 +168,6 @@ def _step(rough: float) -> float:
     """The smallest round step that is not below a rough one."""
     power = 10.0 ** math.floor(math.log10(rough))
     return next(step * power for step in _STEPS if step * power >= rough * (1 - 1e-9))
-
-
-def whole_ticks(first: int, last: int, about: int = 6) -> list[int]:
-    """Round whole numbers between two rounds, both included."""
-    step = max(1, math.ceil(_step(max(last - first, 1) / about)))
-    return list(range(-(-first // step) * step, last + 1, step))
 
 
 def shares_by_speed(sites: Iterable[tuple[float, int]], tenths: int = 10) -> list[float]:

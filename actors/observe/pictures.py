@@ -76,7 +76,7 @@ def of_asynchrony(run: Chronicle) -> str:
     mean = sum(age * count for age, count in run.staleness.items()) / run.staleness.total()
     told = f"Mean staleness {number(mean)}, the highest {max(run.staleness)} versions."
     answers = stacked("Staleness of answers", [Part("answers", "c0")], ages, "", "versions")
-    return remark(told) + _together([answers, _participation(run)])
+    return remark(told) + _together([answers, _participation(run), _over_time(run)])
 
 
 def of_streams(run: Chronicle) -> str:
@@ -144,10 +144,25 @@ def _traffic(run: Chronicle) -> str:
     return stacked("Sent and received", parts, _scaled(rows, size), unit, run.counted)
 
 
+def _over_time(run: Chronicle) -> str:
+    """The first metric by virtual time, which is what asynchronous training is to save."""
+    name = next((name for name in metric_names(run) if run.metrics[name].overall), None)
+    if name is None or not run.virtual:
+        return ""
+    known = sorted(run.metrics[name].overall.items())
+    points = [(run.virtual[version], y) for version, y in known if version in run.virtual]
+    return lines(f"{name} by virtual time", [Curve(GLOBAL, "all", points)], [], "virtual s")
+
+
 def _participation(run: Chronicle) -> str:
-    shares = shares_by_speed(
-        (site.seconds / site.answers, site.answers) for site in run.sites if site.answers
-    )
+    """Who is fast is told by the time that counts; nothing if that is not known."""
+    answered = [site for site in run.sites if site.answers]
+    if run.virtual:
+        answered = [site for site in answered if site.virtual_s]
+        speeds = [(site.virtual_s / site.answers, site.answers) for site in answered]
+    else:
+        speeds = [(site.seconds / site.answers, site.answers) for site in answered]
+    shares = shares_by_speed(speeds)
     rows = [Bar(part, part, [100 * share]) for part, share in enumerate(shares, 1)]
     part = "tenth" if len(shares) == 10 else "part"
     title = f"Answers by each {part} of the sites"

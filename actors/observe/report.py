@@ -23,8 +23,8 @@ from .page import code, cut, document, embedded, escape, fragment, remark, secti
 #: The file's name in a run's folder.
 REPORT: Final = "report.html"
 
-#: What a report made at the end of a run may be made of: about 100,000 answers, a second.
-_MOST_AT_END_BYTES: Final = 32_000_000
+#: What a report made at the end of a run may be made of: some 60,000 answers, half a second.
+_MOST_AT_END_BYTES: Final = 16_000_000
 
 #: Sites that have a row of their own.
 _MOST_SITES: Final = 24

@@ -255,7 +255,8 @@ class AsynchronousTraining:
         self._in_a_row.pop(site, None)
         if update.evaluates:
             job.plan.progress.evaluators[site] = None
-        job.telling.update("train", lease.version, site, update, filled.staleness)
+        took = None if self.time is None else self.time - lease.began
+        job.telling.update("train", lease.version, site, update, filled.staleness, took)
         job.telling.touch()
         self._judge(
             self._versions.answer(

@@ -67,9 +67,15 @@ class Telling:
         self.touch()
 
     def update(
-        self, task: str, number: int, site: str, update: Update, staleness: int | None = None
+        self,
+        task: str,
+        number: int,
+        site: str,
+        update: Update,
+        staleness: int | None = None,
+        virtual_s: float | None = None,
     ) -> None:
-        """A site's update counts."""
+        """A site's update counts; `virtual_s` is what it took in virtual time."""
         data: dict[str, Any] = {
             "task": task,
             "weight": update.weight,
@@ -79,6 +85,8 @@ class Telling:
         }
         if staleness is not None:
             data["staleness"] = staleness
+        if virtual_s is not None:
+            data["virtual_s"] = virtual_s
         self._record(EventKind.SITE_FINISHED, number, site, data)
 
     def failure(self, number: int | None, site: str, failure: Failure) -> None:

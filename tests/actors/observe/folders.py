@@ -124,7 +124,8 @@ def buffered(path: Path, versions: int = 60, sites: int = 50) -> Folder:
             index = min(run.random.randrange(sites), run.random.randrange(sites))
             value = accuracy_of(number, index, versions)
             staleness = run.random.randrange(1 + index // 6)
-            more: dict[str, Any] = {"staleness": staleness, "seconds": 0.5 + index / 10}
+            more: dict[str, Any] = {"staleness": staleness, "virtual_s": 0.5 + index / 10}
             run.answer(number, run.sites[index], {"accuracy": value}, **more)
-        run.settle(number, {"accuracy": accuracy_of(number, 10, versions)})
+        told = {"staleness": 1.0, "virtual_s": 0.37 * number}
+        run.settle(number, {"accuracy": accuracy_of(number, 10, versions)}, **told)
     return run

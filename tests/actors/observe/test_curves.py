@@ -21,7 +21,6 @@ from covey.actors.observe.curves import (
     shares_by_speed,
     thin,
     ticks,
-    whole_ticks,
 )
 
 NUMBERS = st.floats(-1e300, 1e300)
@@ -69,9 +68,6 @@ def test_ticks_are_round_numbers() -> None:
     assert ticks(0.0, 1.0) == pytest.approx([0.0, 0.2, 0.4, 0.6, 0.8, 1.0])
     assert ticks(-0.03, 1.03) == pytest.approx([0.0, 0.25, 0.5, 0.75, 1.0])
     assert ticks(0.0, 97.0) == [0.0, 20.0, 40.0, 60.0, 80.0]
-    assert whole_ticks(0, 4) == [0, 1, 2, 3, 4]
-    assert whole_ticks(0, 99) == [0, 20, 40, 60, 80]
-    assert whole_ticks(3, 3) == [3]
 
 
 def test_a_band_is_the_spread_of_each_round_and_leaves_nan_out() -> None:

@@ -272,6 +272,8 @@ def test_asynchronous_training_shows_staleness_and_who_took_part(path: Path) -> 
     assert "Staleness of answers" in text
     assert "Answers by each tenth of the sites" in text
     assert "tenth, from fast to slow 10 share" in text
+    assert "accuracy by virtual time" in text
+    assert "virtual s 3.33 global 0." in text
     assert "Sites by number of answers" in text
     assert "Time of a round" not in text
 
