@@ -54,6 +54,26 @@ def test_a_numpy_model_lives_its_whole_life_without_torch() -> None:
     """)
 
 
+def test_a_numpy_model_is_trained_asynchronously_without_torch() -> None:
+    run("""
+        import sys
+        import numpy as np
+        from covey.algorithms import Adam, Buffer, FedBuff, UpdateInfo, apply, new_state
+        from covey.algorithms.tensors import Layout, Packer, ParamsType
+        state = {"w": np.ones((300, 400), np.float32), "n": np.int64(3)}
+        packer = Packer(Layout.of(state))
+        rule = FedBuff(buffer_size=2, optimizer=Adam())
+        buffer = Buffer(rule.answers(packer.layout), rule.params_type)
+        for staleness in (0, 3):
+            weight = rule.weigh(UpdateInfo("s", 1.0, staleness))
+            buffer.add(packer.pack(state), weight, ParamsType.DIFF, staleness=staleness)
+        out, kept = bytearray(), new_state(packer.layout, rule)
+        apply(packer.pack(state), packer.layout, buffer.swap(), rule, out.extend, state=kept)
+        assert packer.unpack(out)["w"][0, 0] > 1
+        sys.exit("torch" in sys.modules)
+    """)
+
+
 def test_a_job_process_folds_a_torch_model_without_torch() -> None:
     run("""
         import sys
