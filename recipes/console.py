@@ -39,6 +39,14 @@ _HINT_S: Final = 20.0
 _BAR_EVERY_S: Final = 0.1
 
 
+#: How the folder of a kind of tracking is looked at.
+_LOOK_AT: Final = {
+    "tensorboard": "tensorboard --logdir {}",
+    "mlflow": "mlflow ui --backend-store-uri sqlite:///{}/mlflow.db",
+    "wandb": "wandb leet {}",
+}
+
+
 class Console:
     """Shows a run; subscribe it to the run's journal.
 
@@ -294,9 +302,9 @@ class _State:
         best = data.get("best_round")
         if best is not None and (folder / "best_model.safetensors").exists():
             lines.append(f"best model: {self._best(int(best), data)}, best_model.safetensors")
-        tracking = folder / "tracking" / "tensorboard"
         report = ["report.html"] if over else []
-        look = [f"tensorboard --logdir {short(tracking)}"] if tracking.is_dir() else []
+        places = ((command, folder / "tracking" / kind) for kind, command in _LOOK_AT.items())
+        look = [command.format(short(place)) for command, place in places if place.is_dir()]
         lines.append(f"look closer: {'; '.join([*report, _runs_command(folder), *look])}")
         return lines
 

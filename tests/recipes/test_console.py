@@ -161,6 +161,19 @@ def test_the_last_lines_say_status_folder_best_model_and_how_to_look_closer(
     ]
 
 
+def test_each_kind_of_tracking_says_how_it_is_looked_at(
+    out: io.StringIO, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for kind in ("wandb", "mlflow"):
+        (tmp_path / "run" / "tracking" / kind).mkdir(parents=True)
+    story = Story(Console(out), tmp_path / "run")
+    story.start()
+    story.finish()
+    mlflow = "mlflow ui --backend-store-uri sqlite:///run/tracking/mlflow/mlflow.db"
+    assert lines(out)[-1].endswith(f"; {mlflow}; wandb leet run/tracking/wandb")
+
+
 def test_a_run_in_another_workspace_is_listed_from_there(
     out: io.StringIO, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
