@@ -4,9 +4,9 @@ Here: `Adder`, which adds weight x numbers of any element type to a running sum,
 finds what would spoil the sum. Not here: which numbers lie where in an update (`buffer.py`).
 
 torch adds large float arrays if the process has it already, because it multiplies and adds in one
-pass over memory; NumPy needs a second one through a scratch array. Both stay on the core that
-calls: torch divides arrays of more than 2**15 numbers among its threads, which would take the
-caches of the cores where others train, so it gets smaller pieces unless it has one thread only.
+pass over memory; NumPy takes a second one through a scratch array. Adding stays on the core that
+calls: a torch that has several threads would divide large arrays among them, and take the cores
+and caches of those who train there, so it is used only where it has been given one.
 """
 
 from __future__ import annotations
@@ -24,9 +24,12 @@ _BLOCK_LANES: Final = 1 << 16
 """Numbers per block where a block passes through scratch. Measured for bfloat16: 0.9, 1.2, 1.4 and
 1.5 G numbers/s with 2**13 to 2**16."""
 _FLOAT_BLOCK_LANES: Final = 1 << 18  # the same for NumPy and float32, where 2**16 loses a tenth
-_ONE_THREAD_LANES: Final = 1 << 15  # torch's own grain: a tensor of this size is not divided
 _ROW_LANES: Final = 1 << 13  # OpenBLAS divides dot products of more than 10,000 numbers
-_HEADROOM: Final = 2.0**-20  # of the sum's range, so that a million updates cannot leave it
+_SUM_TYPES: Final[tuple[type[np.floating[Any]], ...]] = (np.float32, np.float64)
+#: Magnitudes of which a million are still within a sum's range.
+_LIMITS: Final[dict[type[np.generic], float]] = {
+    type_: float(np.finfo(type_).max) / 2**20 for type_ in _SUM_TYPES
+}
 
 
 class Adder:
@@ -51,11 +54,7 @@ class Adder:
             fresh: Whether the total holds nothing yet and is overwritten.
         """
         if dtype.kind == "float" and dtype.short is None:
-            torch: Any = sys.modules.get("torch")
-            if len(lanes) > _BLOCK_LANES and lanes.flags.aligned and hasattr(torch, "from_numpy"):
-                _add_by_torch(torch, lanes, weight, total, fresh)
-            else:
-                self._add_native(lanes, weight, total, fresh)
+            self._add_native(lanes, weight, total, fresh)
             return
         for start in range(0, len(lanes), _BLOCK_LANES):
             end = min(start + _BLOCK_LANES, len(lanes))
@@ -63,6 +62,13 @@ class Adder:
             _add_block(wide, wide, weight, total[start:end], fresh)
 
     def _add_native(self, lanes: Lanes, weight: float, total: Lanes, fresh: bool) -> None:
+        if fresh or weight == 1.0:  # NumPy needs no scratch
+            _add_block(lanes, lanes, weight, total, fresh)
+            return
+        torch = _single_threaded_torch() if len(lanes) > _BLOCK_LANES else None
+        if torch is not None and lanes.flags.aligned:
+            torch.from_numpy(total).add_(torch.from_numpy(_unlocked(lanes)), alpha=weight)
+            return
         scratch = self._room32() if total.dtype == np.float32 else self._room64()
         for start in range(0, len(lanes), len(scratch)):
             values = lanes[start : start + len(scratch)]
@@ -96,7 +102,7 @@ class Adder:
         return self._float64
 
 
-def judge(dtype: DType, lanes: Lanes, weight: float, total: npt.DTypeLike) -> str:
+def judge(dtype: DType, lanes: Lanes, weight: float, total: type[np.generic]) -> str:
     """What is wrong with numbers that shall be added, times a weight, to a sum of a type.
 
     Reads the numbers once, at about the speed at which memory can be read, unless something is
@@ -114,7 +120,7 @@ def judge(dtype: DType, lanes: Lanes, weight: float, total: npt.DTypeLike) -> st
     """
     if dtype.kind != "float" or not len(lanes):
         return ""
-    limit = float(np.finfo(total).max) * _HEADROOM
+    limit = _LIMITS[total]
     if dtype.short is None and _bound(lanes) * weight <= limit:
         return ""
     for start in range(0, len(lanes), _BLOCK_LANES):
@@ -131,11 +137,13 @@ def _bound(lanes: Lanes) -> float:
 
     The norm of every row: a BLAS dot product reads faster than any reduction of NumPy's.
     """
-    whole = len(lanes) - len(lanes) % _ROW_LANES
-    parts = [lanes[:whole].reshape(-1, _ROW_LANES), lanes[whole:].reshape(1, -1)]
     with np.errstate(all="ignore"):
-        squares = [np.matmul(part[:, None, :], part[:, :, None]) for part in parts]
-        return sum(math.sqrt(np.maximum.reduce(found, None, initial=0.0)) for found in squares)
+        if len(lanes) <= _ROW_LANES:
+            return math.sqrt(np.dot(lanes, lanes))
+        whole = len(lanes) - len(lanes) % _ROW_LANES
+        rows, rest = lanes[:whole].reshape(-1, _ROW_LANES), lanes[whole:]
+        squares = np.matmul(rows[:, None, :], rows[:, :, None])
+        return math.sqrt(np.maximum.reduce(squares, None)) + math.sqrt(np.dot(rest, rest))
 
 
 def _largest(dtype: DType, lanes: Lanes) -> float:
@@ -157,15 +165,11 @@ def _add_block(values: Lanes, room: Lanes, weight: float, total: Lanes, fresh: b
     np.add(total, values, out=total, casting="same_kind")
 
 
-def _add_by_torch(torch: Any, lanes: Lanes, weight: float, total: Lanes, fresh: bool) -> None:
-    values, sums = torch.from_numpy(_unlocked(lanes)), torch.from_numpy(total)
-    alone = torch.get_num_threads() == 1
-    step = len(lanes) if alone else _ONE_THREAD_LANES
-    if not fresh:
-        torch._foreach_add_(sums.split(step), values.split(step), alpha=weight)
-        return
-    for part, numbers in zip(sums.split(step), values.split(step), strict=True):
-        torch.mul(numbers, weight, out=part)
+def _single_threaded_torch() -> Any:
+    """torch, if it is there and would stay on this core."""
+    torch: Any = sys.modules.get("torch")
+    alone = hasattr(torch, "get_num_threads") and torch.get_num_threads() == 1
+    return torch if alone else None
 
 
 def _unlocked(lanes: Lanes) -> Lanes:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import bisect
 import itertools
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
@@ -33,31 +33,28 @@ from .tensors.state import ParamsType
 _WIDE_BYTES: Final = 8
 
 
-@dataclass(frozen=True, slots=True)
 class _Run:
     """Neighbouring tensors of one element type in an update: a plain array of numbers."""
 
-    dtype: DType
-    specs: tuple[TensorSpec, ...]
+    __slots__ = ("dtype", "lanes", "specs", "start", "sum_type")
 
-    @property
-    def start(self) -> int:
-        return self.specs[0].start
-
-    @property
-    def lanes(self) -> int:
-        return (self.specs[-1].end - self.start) // self.dtype.storage.itemsize
-
-    @property
-    def sum_type(self) -> type[np.float32] | type[np.float64] | type[np.uint8]:
-        if self.dtype.kind == "bool":
-            return np.uint8
-        wide = self.dtype.kind == "int" or self.dtype.storage.itemsize == _WIDE_BYTES
-        return np.float64 if wide else np.float32
+    def __init__(self, specs: Sequence[TensorSpec]) -> None:
+        self.specs = specs
+        self.dtype: DType = specs[0].type
+        self.start = specs[0].start
+        self.lanes = (specs[-1].end - self.start) // self.dtype.storage.itemsize
+        self.sum_type = _sum_type(self.dtype)
 
     def of(self, update: Blob) -> Lanes:
         """The run's numbers in an update."""
         return np.frombuffer(update, self.dtype.storage, self.lanes, self.start)
+
+
+def _sum_type(dtype: DType) -> type[np.float32] | type[np.float64] | type[np.uint8]:
+    if dtype.kind == "bool":
+        return np.uint8
+    wide = dtype.kind == "int" or dtype.storage.itemsize == _WIDE_BYTES
+    return np.float64 if wide else np.float32
 
 
 class Sums:
@@ -238,14 +235,14 @@ class Buffer:
 
 def _runs_of(layout: Layout) -> tuple[_Run, ...]:
     groups = itertools.groupby(layout.specs, lambda spec: spec.type)
-    return tuple(_Run(dtype, tuple(specs)) for dtype, specs in groups)
+    return tuple(_Run(tuple(specs)) for _, specs in groups)
 
 
 def _blame(run: _Run, update: Blob, weight: float, site: str) -> NonFiniteUpdate:
     """Find the tensor of a run that was judged bad."""
     spec, why = run.specs[0], ""
     for spec in run.specs:
-        why = judge(run.dtype, _Run(run.dtype, (spec,)).of(update), weight, run.sum_type)
+        why = judge(run.dtype, _Run((spec,)).of(update), weight, run.sum_type)
         if why:
             break
     return NonFiniteUpdate(site, spec.name, why)

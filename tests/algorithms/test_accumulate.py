@@ -55,23 +55,22 @@ def test_torch_and_numpy_add_alike(
     np.testing.assert_allclose(by_numpy, expected, rtol=within, atol=within)
 
 
-def test_torch_gets_pieces_that_it_does_not_divide(monkeypatch: pytest.MonkeyPatch) -> None:
-    sizes: list[int] = []
-    add: Any = vars(torch)["_foreach_add_"]
+@pytest.mark.parametrize(("threads", "called"), [(1, True), (2, False)])
+def test_a_torch_that_would_use_other_cores_is_let_be(
+    threads: int, called: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tensors: list[Any] = []
+    make: Any = vars(torch)["from_numpy"]
 
-    def spy(sums: Any, values: Any, alpha: float) -> None:
-        sizes.extend(len(piece) for piece in values)
-        add(sums, values, alpha=alpha)
+    def spy(array: npt.NDArray[Any]) -> Any:
+        tensors.append(make(array))
+        return tensors[-1]
 
-    monkeypatch.setattr(torch, "_foreach_add_", spy)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(torch, "from_numpy", spy)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     values = np.ones(70_000, np.float32)
     summed([values, values], np.float32)
-    assert sizes == [32_768, 32_768, 4_464]
-    sizes.clear()
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
-    summed([values, values], np.float32)
-    assert sizes == [70_000]
+    assert bool(tensors) == called
 
 
 def test_numbers_that_lie_askew_are_added() -> None:
