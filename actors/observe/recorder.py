@@ -100,6 +100,7 @@ class Recorder:
         self._end_s = end_s
         self._waiting: deque[RunEvent] = deque()
         self._process: subprocess.Popen[bytes] | None = None
+        self._thread: Thread | None = None
         self._woken, self._ending, self._handed_over = Event(), Event(), Event()
         self._ended: Future[None] = Future()
         self._told = False
@@ -143,7 +144,7 @@ class Recorder:
                 killed.
         """
         self._begin_to_end()
-        if self._process is None:
+        if self._process is None or self._thread is None:
             return
         ended = asyncio.wrap_future(self._ended)
         ended.add_done_callback(_look_at)
@@ -152,6 +153,8 @@ class Recorder:
         if not done:
             self._process.kill()
             await asyncio.wait([ended])
+        self._thread.join()  # what it set was the last thing it did
+        if not done:
             self._told = True
             raise self._failure(f"it was not done after {self._end_s:g} s")
         self._raise_failure()
@@ -177,9 +180,10 @@ class Recorder:
                 process_group=0,  # so that Ctrl-C does not reach it
             )
         # A daemon: an interpreter that exits without `close` must not wait for it.
-        Thread(
+        self._thread = Thread(
             target=self._accompany, args=(self._process,), name=self.__name__, daemon=True
-        ).start()
+        )
+        self._thread.start()
 
     # In the thread ---------------------------------------------------------
 
