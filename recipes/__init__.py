@@ -11,28 +11,36 @@ from covey.actors.jobs.states import RunStatus
 from covey.actors.observe.events import EventKind, RunEvent
 from covey.algorithms import partition
 
+from .cyclic import CyclicRecipe
+from .durations import Fixed, LogNormal
 from .errors import ConfigError, JobAborted, JobFailed, RecipeError
+from .fedasync import FedAsyncRecipe
 from .fedavg import FedAvgRecipe
-from .recipe import Environment, Recipe
-from .run import Run
 from .fedbuff import FedBuffRecipe
+from .fedeval import FedEvalRecipe
 from .fedopt import FedOptRecipe
 from .fedprox import FedProxRecipe
+from .recipe import Environment, Recipe
+from .run import Run
 from .sim import SimEnv
 from .tracking import add_experiment_tracking
 
 __all__ = [
     "ConfigError",
+    "CyclicRecipe",
     "Environment",
     "EventKind",
+    "FedAsyncRecipe",
     "FedAvgRecipe",
-    "JobAborted",
-    "JobFailed",
-    "Recipe",
     "FedBuffRecipe",
+    "FedEvalRecipe",
     "FedOptRecipe",
     "FedProxRecipe",
     "Fixed",
+    "JobAborted",
+    "JobFailed",
+    "LogNormal",
+    "Recipe",
     "RecipeError",
     "Run",
     "RunEvent",

@@ -136,6 +136,11 @@ class Recipe(Checked, ABC):
             SynchronousTraining, seed=seed, durations=durations, cohort=self.clients_per_round
         )
 
+    def rounds(self, sites: Sequence[str]) -> int:
+        """How many rounds the workflow has with these sites."""
+        del sites
+        return self.num_rounds
+
     def config(self) -> dict[str, Scalar]:
         """What clients are told: `get_config()` in a script, `ctx.config` in a function."""
         return {}

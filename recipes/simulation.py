@@ -21,17 +21,17 @@ from covey.actors.jobs.states import RunStatus
 from covey.actors.jobs.threads import Slots
 from covey.actors.observe.events import EventKind, RunEvent
 from covey.actors.observe.journal import Journal
-from covey.actors.roles.job import Abort, Job
+from covey.actors.roles.job import Abort, Job, Training
 from covey.actors.roles.messages import role_messages
 from covey.actors.roles.plan import JobPlan
 from covey.actors.roles.server import RunJob, Server
 from covey.actors.roles.site import Site
-from covey.actors.roles.synchronous import SynchronousTraining
 from covey.actors.roles.trainer import TrainerSettings
 from covey.actors.runtime import ActorError, Mailbox, Ref, System, runtime_messages
 from covey.transport import Registry
 
 from .console import Console
+from .durations import Drawn
 from .errors import ConfigError
 from .folder import RunFolder
 from .recipe import Recipe
@@ -190,7 +190,7 @@ class Simulation:
             name=recipe.name,
             sites=env.sites,
             minimum=recipe.min_clients or len(env.sites),
-            rounds=recipe.num_rounds,
+            rounds=recipe.rounds(env.sites),
             rule=recipe.aggregation(),
             layout=recipe.initial.layout,
             blobs=self._blobs,
@@ -199,7 +199,7 @@ class Simulation:
             progress=self._progress,
             record=self._record,
             crashed=partial(self._end_early, RunStatus.FAILED),
-            training=SynchronousTraining,
+            training=self._training(),
             task_deadline_s=recipe.task_timeout,
             workflow=recipe.workflow,
             info={
@@ -210,6 +210,11 @@ class Simulation:
                 "tracking": list(recipe.tracking),
             },
         )
+
+    def _training(self) -> Callable[[Job], Training]:
+        env, seed = self._env, self._folder.seed
+        drawn = None if env.durations is None else Drawn(env.durations, seed)
+        return self._recipe.training(seed, drawn, env.sites)
 
     # Clients ---------------------------------------------------------------
 
@@ -248,12 +253,12 @@ class Simulation:
             job_id=self._folder.id,
             seed=self._folder.seed,
             exclude=excluded,
+            config=self._recipe.config(),
             slots=self._slots,
             slots_are_held=timed,
         )
         stack.callback(clients.close)
 
-            config=self._recipe.config(),
         def settings(site: str, job: str) -> TrainerSettings:
             del job
             return TrainerSettings(
@@ -299,12 +304,12 @@ class Simulation:
             torch_threads=self._env.torch_threads,
             gpus=self._gpus_of(site),
             exclude=tuple(recipe.aggregation().excluded),
+            config=recipe.config(),
         )
 
     def _gpus_of(self, site: str) -> tuple[int, ...]:
         env = self._env
         first = env.sites.index(site) * env.gpus_per_client
-            config=recipe.config(),
         return tuple(env.gpus[(first + i) % len(env.gpus)] for i in range(env.gpus_per_client))
 
     def _placement(self) -> list[str]:

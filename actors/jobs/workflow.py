@@ -1,13 +1,18 @@
 """The workflow seam: what happens in which order, as a plain async function.
 
-A workflow is handed the rounds of its job and awaits them; who the sites are,
-how tasks reach them and what is kept on disk is the job actor's business.
+Here: what a workflow is handed, and the workflows of the recipes. Not here: who the sites are,
+how tasks reach them and what is kept on disk, which is the job actor's business.
+
+A workflow awaits one thing after the other and keeps nothing itself: a run that was cut off goes
+on by calling it again, with `first` the first round that is not through.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Protocol, TypeAlias
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Literal, Protocol, TypeAlias
+
+from covey.algorithms.cyclic import site_of_turn
 
 
 class Rounds(Protocol):
@@ -23,15 +28,33 @@ class Rounds(Protocol):
         """The number of rounds."""
         ...
 
-    async def train(self, round: int) -> Mapping[str, float]:
-        """Send the current model to all sites, wait for their updates.
+    @property
+    def sites(self) -> Sequence[str]:
+        """Who takes part, in the federation's order; also those that are out by now."""
+        ...
+
+    @property
+    def seed(self) -> int:
+        """The run's seed, for what is drawn by lot; see `covey.algorithms.derive`."""
+        ...
+
+    async def train(self, round: int, sites: Sequence[str] | None = None) -> Mapping[str, float]:
+        """Send the current model to sites and wait for their updates.
+
+        Args:
+            round: The round's number.
+            sites: Who trains, of whom all or `min_clients` must answer; None: all that can, or
+                a cohort of them.
 
         Returns the metrics of the model that was sent, averaged over the sites.
         """
         ...
 
     async def step(self, round: int) -> None:
-        """Fold the round's updates into the next model and make it the current one."""
+        """Fold the round's updates into the next model and make it the current one.
+
+        It is kept: a run that is cut off from now on goes on with the round after this one.
+        """
         ...
 
     @property
@@ -43,8 +66,23 @@ class Rounds(Protocol):
         """Note how good the model of this round was, by metrics measured on it."""
         ...
 
-    async def evaluate(self, round: int) -> None:
-        """Have the current model evaluated by the sites that can do only that, and judge it."""
+    async def evaluate(self, round: int, sites: Sequence[str] | None = None) -> Mapping[str, float]:
+        """Have the current model evaluated, and judge it.
+
+        Args:
+            round: The model's number.
+            sites: Who evaluates, of whom all or `min_clients` must answer; None: those that
+                have shown that they can, and nobody must.
+
+        Returns its metrics, averaged over the sites.
+        """
+        ...
+
+    def save(self, name: str, data: Any) -> None:
+        """Write data as a JSON file of that name into the run's folder; infinity and NaN as null.
+
+        Raises `OSError` as the disk does.
+        """
         ...
 
 
@@ -66,3 +104,26 @@ async def federated_averaging(rounds: Rounds) -> None:
         await rounds.step(round)
         round += 1
     await rounds.evaluate(round)
+
+
+async def cyclic(rounds: Rounds, order: Literal["fixed", "random"] = "fixed") -> None:
+    """Cyclic weight transfer: one site after the other; a round is one site's turn.
+
+    1. Send the model to the site whose turn it is and wait for its update.
+    2. Judge the model by the metrics that came along: that site measured them.
+    3. Its update is the next model. The turn goes to the next site, until all turns are over.
+    4. Have the last model evaluated, where sites can.
+    """
+    turn = rounds.first
+    while turn < rounds.total and not rounds.stopped:
+        site = site_of_turn(turn, rounds.sites, rounds.seed, order)
+        metrics = await rounds.train(turn, [site])
+        rounds.judge(turn, metrics)
+        await rounds.step(turn)
+        turn += 1
+    await rounds.evaluate(turn)
+
+
+async def evaluation(rounds: Rounds) -> None:
+    """Have the initial model evaluated by all sites, and train nothing."""
+    await rounds.evaluate(rounds.first, rounds.sites)

@@ -8,14 +8,17 @@ the workflow.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from random import Random
-from typing import Any
+from typing import Any, cast
 
 from covey.algorithms import derive
 from covey.client.messages import TaskName
 
+from ..jobs.checkpoint import write_atomically
 from ..runtime import ActorError, Ref, Restart
 from .aggregator import Aggregator
 from .employment import PUSH_TIMEOUT_S, RETRY_S
@@ -58,6 +61,9 @@ class SynchronousTraining:
         self._round: Round | None = None
         self._settled: asyncio.Future[None] | None = None
         self._attempts = 0
+        # The first of the attempts that are of this round, and whom it is open to.
+        self._since = 0
+        self._asked: frozenset[str] = frozenset()
         self._stepping = False
         self._aggregator: Ref[Aggregator]
 
@@ -86,21 +92,33 @@ class SynchronousTraining:
         """The number of rounds."""
         return self._plan.rounds
 
-    async def train(self, round: int) -> Mapping[str, float]:
-        """Have all sites train on the current model; return the metrics measured on it."""
+    @property
+    def sites(self) -> Sequence[str]:
+        """Who takes part."""
+        return self._plan.sites
+
+    @property
+    def seed(self) -> int:
+        """The run's seed."""
+        return self._seed
+
+    async def train(self, round: int, sites: Sequence[str] | None = None) -> Mapping[str, float]:
+        """Have sites train on the current model; return the metrics measured on it."""
         await self._aggregator.ask(Begin(round, self._job.model))
-        sites = self._drawn(round)
+        asked = self._drawn(round) if sites is None else list(sites)
         began = self._job.ctx.now
-        work = await self._run_round("train", round, sites, min(self._plan.minimum, len(sites)))
+        work = await self._run_round("train", round, asked, min(self._plan.minimum, len(asked)))
         if self._durations is not None:
             self._time += max(self._durations(site, round) for site in work.done)
         self._job.telling.round_finished(work, self._job.ctx.now - began, self._job.model.size)
         return work.metrics()
 
     def _drawn(self, round: int) -> list[str]:
-        """The round's sites, in the federation's order: all that can work, or a cohort by lot."""
+        """Whom a round asks, in the federation's order: all, or a cohort of the present by lot."""
+        if self._cohort is None:
+            return list(self._plan.sites)
         present = self._job.employment.present
-        if self._cohort is None or self._cohort >= len(present):
+        if self._cohort >= len(present):
             return present
         drawn = set(Random(derive(self._seed, "cohort", round)).sample(present, self._cohort))
         return [site for site in present if site in drawn]
@@ -139,27 +157,39 @@ class SynchronousTraining:
             for text in progress.unreported(metrics):
                 self._job.telling.notice(None, text)
 
-    async def evaluate(self, round: int) -> None:
-        """Have the last model evaluated where sites can."""
-        evaluators = self._plan.progress.evaluators
-        sites = [
-            s for s in self._plan.sites if s in evaluators and s not in self._job.employment.out
-        ]
-        if not sites:
-            return
+    async def evaluate(self, round: int, sites: Sequence[str] | None = None) -> Mapping[str, float]:
+        """Have the current model evaluated, by those that can if no sites are given."""
+        asked = self._evaluators() if sites is None else list(sites)
+        minimum = 0 if sites is None else min(self._plan.minimum, len(asked))
+        if sites is None and not set(asked) & set(self._job.employment.present):
+            return {}
         began = self._job.ctx.now
-        work = await self._run_round("evaluate", round, sites, 0)
+        work = await self._run_round("evaluate", round, asked, minimum)
         self._job.telling.round_finished(work, self._job.ctx.now - began, self._job.model.size)
         if work.done and self._plan.progress.best.offer(round, work.metrics()):
             self._plan.checkpoint.mark_best(round)
             self._job.commit(round)
+        return work.metrics()
+
+    def _evaluators(self) -> list[str]:
+        evaluators = self._plan.progress.evaluators
+        return [site for site in self._plan.sites if site in evaluators]
+
+    def save(self, name: str, data: Any) -> None:
+        """Write a JSON file into the run's folder."""
+        text = json.dumps(without_nan(data), indent=1) + "\n"
+        write_atomically(self._plan.checkpoint.folder / name, text)
 
     # One round -------------------------------------------------------------
 
     async def _run_round(
         self, task: TaskName, number: int, sites: list[str], minimum: int
     ) -> Round:
-        self._round = work = Round.of(task, number, minimum, sites)
+        present = set(self._job.employment.present)
+        self._asked = frozenset(sites)  # those of them that are away may come back in time
+        self._since = self._attempts + 1
+        here = [site for site in sites if site in present]
+        self._round = work = Round.of(task, number, minimum, here)
         self._settled = asyncio.get_running_loop().create_future()
         self._job.telling.round_started(work)
         if not work.settled:
@@ -235,7 +265,8 @@ class SynchronousTraining:
     async def take(self, msg: Submit) -> Counted:
         """See `Training.take`."""
         work = self._round
-        if work is None or (msg.task, msg.round) != (work.task, work.number):
+        asked = work is not None and (msg.task, msg.round) == (work.task, work.number)
+        if work is None or not asked or msg.attempt < self._since:
             return Counted("late", f"round {msg.round} is over")
         if self._stepping:
             # The aggregator could only say so when it has folded: all others would wait.
@@ -285,7 +316,9 @@ class SynchronousTraining:
     def welcome(self, site: str) -> None:
         """See `Training.welcome`."""
         work = self._round
-        if work is not None and site not in work.done and not work.settled:
+        if work is None or site not in self._asked:
+            return
+        if site not in work.done and not work.settled:
             work.reopen(site)
             self._attempts += 1
             self._job.ctx.run(self._push_again(work, site, self._assignment(work)), lambda _: None)
@@ -295,3 +328,15 @@ class SynchronousTraining:
         work = self._round
         if work is not None:
             self._job.telling.silence(work.task, work.number, work.waiting)
+
+
+def without_nan(data: object) -> object:
+    """Data as JSON has it: without NaN and infinity, which it knows not."""
+    if isinstance(data, float):
+        return data if math.isfinite(data) else None
+    if isinstance(data, Mapping):
+        pairs = cast("Mapping[str, object]", data).items()
+        return {str(key): without_nan(value) for key, value in pairs}
+    if isinstance(data, list | tuple):
+        return [without_nan(value) for value in cast("Sequence[object]", data)]
+    return data

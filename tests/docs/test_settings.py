@@ -17,6 +17,7 @@ from covey.cli.errors import ExitCode
 from covey.recipes import (
     EventKind,
     FedAvgRecipe,
+    FedEvalRecipe,
     JobFailed,
     RunEvent,
     RunStatus,
@@ -35,7 +36,7 @@ def first_cells(text: str) -> dict[str, list[str]]:
     return {name: row for row in rows(text) for name in spans(row[0])}
 
 
-@pytest.mark.parametrize("cls", [FedAvgRecipe, SimEnv])
+@pytest.mark.parametrize("cls", [FedAvgRecipe, FedEvalRecipe, SimEnv])
 def test_settings_and_their_defaults_are_those_of_the_signature(cls: type[Any]) -> None:
     table = first_cells(section(RECIPES, f"## {cls.__name__}"))
     parameters = dict(inspect.signature(cls.__init__).parameters)
