@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeAlias
 
 import typer
 
@@ -42,6 +42,13 @@ class Isolation(StrEnum):
 
     process = "process"
     inline = "inline"
+
+
+#: The option of every command that makes runs or looks for them.
+Workspace: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(help="Where run folders are.", show_default="COVEY_WORKSPACE, else ./covey_runs"),
+]
 
 
 def _show_version(asked: bool) -> None:
@@ -92,13 +99,7 @@ def run(
     seed: Annotated[
         int | None, typer.Option(help="Seed of everything random in the run.", show_default=False)
     ] = None,
-    workspace: Annotated[
-        Path | None,
-        typer.Option(
-            help="Where run folders are made.",
-            show_default="COVEY_WORKSPACE, else ./covey_runs",
-        ),
-    ] = None,
+    workspace: Workspace = None,
     threads: Annotated[
         int | None,
         typer.Option(min=1, help="Clients that train at once.", show_default="usable CPUs"),
@@ -115,6 +116,9 @@ def run(
     ] = False,
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Show each answer and what scripts print.")
+    ] = False,
+    live: Annotated[
+        bool, typer.Option("--live", help="Show what each client does, on a terminal.")
     ] = False,
     json: Annotated[
         bool, typer.Option("--json", help="Print only the outcome, as one JSON object.")
@@ -133,6 +137,7 @@ def run(
         isolation=None if isolation is None else isolation.value,
         fresh=fresh,
         verbose=verbose,
+        live=live,
         json=json,
     )
     _run(lambda: run_file(options))
@@ -140,12 +145,7 @@ def run(
 
 @app.command(epilog="\b\nExample:\n  covey runs --json\n\n" + _EXIT_CODES)
 def runs(
-    workspace: Annotated[
-        Path | None,
-        typer.Option(
-            help="Where run folders are.", show_default="COVEY_WORKSPACE, else ./covey_runs"
-        ),
-    ] = None,
+    workspace: Workspace = None,
     last: Annotated[int, typer.Option(min=1, help="How many, the latest first.")] = 20,
     json: Annotated[bool, typer.Option("--json", help="Print a JSON array.")] = False,
 ) -> None:
@@ -165,12 +165,7 @@ def report(
             show_default="the latest run",
         ),
     ] = None,
-    workspace: Annotated[
-        Path | None,
-        typer.Option(
-            help="Where run folders are.", show_default="COVEY_WORKSPACE, else ./covey_runs"
-        ),
-    ] = None,
+    workspace: Workspace = None,
     show: Annotated[bool, typer.Option("--open", help="Open it in a browser.")] = False,
 ) -> None:
     """Make report.html of a run, with its curves and timings, and print its path."""

@@ -40,6 +40,7 @@ class RunOptions:
     isolation: Literal["process", "inline"] | None = None
     fresh: bool = False
     verbose: bool = False
+    live: bool = False
     json: bool = False
 
 
@@ -123,7 +124,7 @@ def _environment(module: ModuleType, options: RunOptions, template: Template | N
         **{name: value for name, value in asked.items() if value is not None},
         resume=env.resume and not options.fresh,
         verbose=env.verbose or options.verbose,
-        progress=env.progress and not options.json,
+        progress=False if options.json else "live" if options.live else env.progress,
     )
     forks = template is not None and env.isolation == "process"
     return env.replace(template=template) if forks else env

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final, TextIO
@@ -22,6 +22,7 @@ from covey.actors.observe.events import EventKind, RunEvent
 
 if TYPE_CHECKING:
     from .bars import Bar
+    from .live import Board
 
 #: More than this do not fit beside each other on a terminal of 100 columns.
 _MAX_METRICS: Final = 4
@@ -50,14 +51,16 @@ _LOOK_AT: Final = {
 class Console:
     """Shows a run; subscribe it to the run's journal.
 
-    On a terminal a progress bar stands below the lines. Where output is piped, in a notebook,
-    and with `NO_COLOR` set, there are plain lines and no control codes. Script output arrives by
-    `write`. Two runs at once prefix their lines with the run's name.
+    On a terminal a progress bar stands below the lines, and above it what each site does, if that
+    is asked for. Where output is piped, in a notebook, and with `NO_COLOR` set, there are plain
+    lines and no control codes. Script output arrives by `write`. Two runs at once prefix their
+    lines with the run's name.
 
     Args:
         stream: Where to write; None is standard output as it is when the console is made.
         verbose: Show each site's answer too.
         bar: Whether a bar may be drawn; False where a debugger needs the terminal.
+        live: Sites that are shown one by one while they work, above the bar.
         failures: End a failed run with what the script raised. False when the caller raises an
             error that says it, so that it is said once.
     """
@@ -72,11 +75,14 @@ class Console:
         verbose: bool = False,
         failures: bool = True,
         bar: bool = True,
+        live: Sequence[str] = (),
     ) -> None:
         self._stream = _behind_bars(sys.stdout) if stream is None else stream
         self._verbose = verbose
         self._may_draw = bar
         self._failures = failures
+        self._live = live
+        self._board: Board | None = None
         self._bar: Bar | None = None
         self._bar_at = 0.0
         self._dead = False
@@ -88,6 +94,8 @@ class Console:
 
     def __call__(self, event: RunEvent) -> None:
         """Show one event. Never raises for a terminal that has gone away."""
+        if self._board is not None:
+            self._board(event)
         show = _SHOW.get(event.kind)
         if show is not None:
             show(self, event)
@@ -101,7 +109,7 @@ class Console:
         self._open.discard(self)
         if self._bar is not None:
             self._bar.close()
-            self._bar = None
+            self._bar = self._board = None
 
     def _started(self, event: RunEvent) -> None:
         data = event.data
@@ -109,8 +117,10 @@ class Console:
         self._open.add(self)
         if self._may_draw and is_terminal(self._stream):
             from .bars import Bar  # rich takes a tenth of a second, and only a terminal needs it
+            from .live import Board
 
-            self._bar = Bar(self._stream, self._state.name, self._state.rounds)
+            self._board = Board(self._live) if self._live else None
+            self._bar = Bar(self._stream, self._state.name, self._state.rounds, self._board)
         resumed = data.get("resumed_round")
         if resumed is not None:
             self._line(f"resuming an unfinished run at round {resumed} (COVEY_FRESH=1 starts over)")

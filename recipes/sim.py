@@ -59,7 +59,8 @@ class SimEnv(Checked):
         torch_threads: torch threads per client.
         resume: Go on with a run of the same recipe that was cut off. `COVEY_FRESH=1` says no.
         verbose: Show what scripts print, and each client's answer.
-        progress: Show the run's progress; False shows nothing.
+        progress: Show the run's progress; "live" shows what each client does too, on a terminal;
+            False shows nothing.
         template: A template process that is up already; see `covey run`.
         check_codec: Send every message through the codec, as over a network (for tests).
         durations: Train in virtual time, in which each client's task takes as long as drawn
@@ -84,7 +85,7 @@ class SimEnv(Checked):
         torch_threads: int = 1,
         resume: bool = True,
         verbose: bool = False,
-        progress: bool = True,
+        progress: bool | Literal["live"] = True,
         template: Template | None = None,
         check_codec: bool = False,
         durations: Duration | None = None,
@@ -112,6 +113,8 @@ class SimEnv(Checked):
         self.torch_threads = whole("torch_threads", torch_threads, 1)
         self.resume = resume and os.environ.get("COVEY_FRESH", "0") in ("", "0")
         self.verbose = verbose
+        if progress not in (True, False, "live"):
+            raise ConfigError("progress", f"{progress!r}; True, False or 'live'")
         self.progress = progress
         self.template = template
         self.check_codec = check_codec

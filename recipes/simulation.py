@@ -80,7 +80,7 @@ class Simulation:
         self._resumed, self._version = self._place_model()
         self._journal = Journal(folder.path, resume_round=self._version if self._resumed else None)
         self.outcome = Run(folder.path, folder.id, folder.seed, self._journal)
-        self._console = Console(verbose=env.verbose, failures=False) if env.progress else None
+        self._console = _console(env) if env.progress else None
         self._trackers = trackers(recipe, folder)
         self._subscribe()
         self._slots = Slots(env.num_threads)
@@ -413,6 +413,11 @@ class Simulation:
         finally:
             self._folder.close()
             self.outcome.finish()
+
+
+def _console(env: SimEnv) -> Console:
+    live = env.sites if env.progress == "live" else ()
+    return Console(verbose=env.verbose, failures=False, live=live)
 
 
 def _failure(event: RunEvent) -> dict[str, Any]:
