@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from random import Random
 from typing import Final
@@ -16,7 +17,7 @@ from typing import Final
 from covey.algorithms import AsynchronousAggregation, derive
 
 from ..downloads.blobs import BlobRef
-from ..runtime import ActorError, AskTimeout, MailboxFull, Ref, Rejected, RemoteError, Stopped
+from ..runtime import ActorError, AskTimeout, MailboxFull, Ref, Rejected, RemoteError
 from .buffering import BufferedAggregator, BufferPlan, Intake
 from .employment import PUSH_TIMEOUT_S, RETRY_S
 from .job import Job
@@ -79,12 +80,15 @@ class AsynchronousTraining:
         self.idle: list[str] = []
         self._models: dict[int, BlobRef] = {}
         self._in_a_row: Counter[str] = Counter()
-        # Sites whose lease has run out and that have not answered yet.
-        self._overdue: dict[str, None] = {}
+        # Answers that are being counted, by lease.
+        self._under_way: dict[int, asyncio.Future[Counted]] = {}
+        # Sites whose lease has run out and that have not answered yet, and until when they may:
+        # some have never got their task, and from others a new one takes the old one away.
+        self._overdue: dict[str, float] = {}
         self._random = Random(derive(settings.seed, "turns"))
         self._over: asyncio.Future[None]
         self._rounds = SynchronousTraining(job)
-        self._evaluating = False
+        self._begun = self._evaluating = False
         self._committed_at = 0.0
         #: Done with the next version, where somebody waits for it.
         self.news: asyncio.Future[None] | None = None
@@ -94,6 +98,8 @@ class AsynchronousTraining:
     async def prepare(self) -> None:
         """Start the aggregator, which is started again if it crashes."""
         plan = self.job.plan
+        # Sites may be lost before work begins.
+        self._over = asyncio.get_running_loop().create_future()
         buffer = BufferPlan(
             rule=self.rule,
             size=self.rule.buffer_size,
@@ -111,16 +117,24 @@ class AsynchronousTraining:
     async def work(self) -> None:
         """Train until the last version is made, or one is good enough."""
         job = self.job
-        self._over = asyncio.get_running_loop().create_future()
+        self._begun = True
         self._versions = Versions(Version(job.version, began=job.ctx.now, time=self.time))
         self._models[job.version] = job.model
         self.idle = job.employment.present
         job.ctx.run(self._follow(job.version), self._followed)
         self._check_over()
-        if not self.over:
-            await self.keep_at_work()
-        await self._over
-        await self._finish()
+        try:
+            if not self.over:
+                await self.keep_at_work()
+            await self._over
+            await self._finish()
+        finally:
+            if job.version > job.plan.checkpoint.version:
+                with suppress(OSError):  # a full disk; what was committed is whole
+                    self._commit()
+            for version, model in self._models.items():
+                if version != job.version:
+                    job.plan.blobs.release(model.rid)
 
     async def keep_at_work(self) -> None:
         """Give work to whoever is free until it is over."""
@@ -141,7 +155,7 @@ class AsynchronousTraining:
 
     def fill_places(self) -> None:
         """Let free sites, by lot, have the newest model until enough are at work."""
-        if not self.over and len(self.leases) < self.settings.concurrency and self.idle:
+        if self._begun and not self.over and self.idle:
             self.job.ctx.run(self._fill_places(), lambda _: None)
 
     async def _fill_places(self) -> None:
@@ -208,12 +222,25 @@ class AsynchronousTraining:
             return Counted(standing, f"lease {msg.attempt} is over")
         lease = self.leases.get(msg.attempt)
         assert lease is not None
-        try:
-            counted = await self.answer(lease, msg.outcome)
-        except Stopped as error:
-            self._gone(error)
-            return Counted("late", "the job is over")
-        self.fill_places()
+        under_way = self._under_way.get(lease.id)
+        if under_way is None:
+            under_way = self._begin_answer(lease, msg.outcome)
+        # Begun, it goes on where the site withdraws what it sent: it is counted by then.
+        return await asyncio.shield(under_way)
+
+    def _begin_answer(self, lease: Lease, outcome: Update | Failure) -> asyncio.Future[Counted]:
+        counted: asyncio.Future[Counted] = asyncio.get_running_loop().create_future()
+
+        def end(result: Counted | Exception) -> None:
+            del self._under_way[lease.id]
+            if isinstance(result, Exception):
+                self._gone(result)
+                result = Counted("late", "the job is over")
+            counted.set_result(result)
+            self.fill_places()
+
+        self._under_way[lease.id] = counted
+        self.job.ctx.run(self.answer(lease, outcome), end)
         return counted
 
     async def answer(self, lease: Lease, outcome: Update | Failure) -> Counted:
@@ -266,9 +293,14 @@ class AsynchronousTraining:
         self._free(site)
 
     def _end_in_failure(self, lease: Lease, failure: Failure) -> None:
-        """Nothing comes of a task; a site that fails again and again gets no more."""
-        site = lease.site
+        """Nothing comes of a task: set its site free."""
         self.leases.settle(lease.id)
+        if not self._fail(lease, failure):
+            self._free(lease.site)
+
+    def _fail(self, lease: Lease, failure: Failure) -> bool:
+        """Tell of a failure; whether its site is out: one that fails again and again is."""
+        site = lease.site
         if failure.kind != "Stale":
             self._in_a_row[site] += 1
         if self._in_a_row[site] >= self.settings.most_failures and not failure.fatal:
@@ -278,8 +310,7 @@ class AsynchronousTraining:
         self.job.telling.failure(lease.version, site, failure)
         if failure.fatal:
             self._put_out(site, failure)
-        else:
-            self._free(site)
+        return failure.fatal
 
     def _free(self, site: str) -> None:
         if site not in self.job.employment.out:
@@ -327,9 +358,10 @@ class AsynchronousTraining:
         lease = self.leases.revoke(site)  # its new trainer knows nothing of the task
         if lease is not None:
             self._judge(self._versions.give_up(lease.version))
-        self._in_a_row.pop(site, None)
+        # One that was given up has one more try.
+        self._in_a_row[site] = min(self._in_a_row[site], self.settings.most_failures - 1)
         self._overdue.pop(site, None)
-        if site not in self.idle:
+        if self._begun and site not in self.idle:
             self.idle.append(site)
         self.fill_places()
 
@@ -338,12 +370,15 @@ class AsynchronousTraining:
         if self._evaluating:
             self._rounds.look()
             return
+        if not self._begun:
+            return
         for lease in self.leases.expire(self.job.ctx.now):
-            self._overdue[lease.site] = None
-            self._judge(self._versions.give_up(lease.version))
             text = f"no answer within {self.settings.lease_s:g} s, its lease"
-            failure = Failure("LeaseOver", text, fatal=False)
-            self.job.telling.failure(lease.version, lease.site, failure)
+            if not self._fail(lease, Failure("LeaseOver", text, fatal=False)):
+                self._overdue[lease.site] = lease.until + self.settings.lease_s
+        for site in [site for site, until in self._overdue.items() if until <= self.job.ctx.now]:
+            del self._overdue[site]
+            self._free(site)
         self.fill_places()
         waiting = [lease.site for lease in self.leases.running]
         self.job.telling.silence("train", self.job.version, waiting)
@@ -426,7 +461,7 @@ class AsynchronousTraining:
             what = "were dropped" if drop else "made a last version"
             job.telling.notice(None, f"{flushed.updates} updates left at the end {what}")
         for version in self._versions.close():
-            if version.number != job.version and version.answered:
+            if version.number != job.version:
                 self._judge(version)
         self._commit()
         self._evaluating = True

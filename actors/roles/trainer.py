@@ -219,6 +219,7 @@ class Trainer(Actor):
         outcome = await self._outcome(msg)
         if not self._superseded(msg):
             await self._flush()
+        if not self._superseded(msg):  # by now, either: the job may have been slow to take values
             # Free before the job can know: its next task may come in the same turn as its word
             # that this result counts, and must not find a script at work.
             self._working, self._latest = None, (msg.task, msg.round, msg.attempt)

@@ -144,6 +144,7 @@ class VirtualTraining(AsynchronousTraining):
         """See `Training.look`."""
         if self._evaluating:
             super().look()
+        if self._evaluating or not self._begun:
             return
         answers = self._answers
         running = self.leases.running
