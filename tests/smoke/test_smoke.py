@@ -36,6 +36,8 @@ def test_a_new_job_runs(tmp_path: Path) -> None:
     assert outcome["status"] == "completed"
     listed = covey("runs", "--json", cwd=tmp_path / "demo")
     assert "completed" in listed.stdout
+    report = covey("report", cwd=tmp_path / "demo")
+    assert (tmp_path / "demo" / report.stdout.strip()).is_file(), report.stderr
 
 
 def test_the_version_is_told(tmp_path: Path) -> None:

@@ -63,6 +63,7 @@ class Browser:
     """
 
     def __init__(self) -> None:
+        browser = find()
         self.events: list[tuple[str, Any]] = []
         self._profile = tempfile.mkdtemp(prefix="covey-browser-")
         theirs_in, self._commands = _pipe()
@@ -70,7 +71,7 @@ class Browser:
         self._buffer = bytearray()
         self._number = 0
         self._session: str | None = None
-        command = [find(), *_FLAGS, f"--user-data-dir={self._profile}", "about:blank"]
+        command = [browser, *_FLAGS, f"--user-data-dir={self._profile}", "about:blank"]
         quiet = os.open(os.devnull, os.O_RDWR)
         moves = [(quiet, 0), (quiet, 1), (quiet, 2), (theirs_in, 3), (theirs_out, 4)]
         self._pid = os.posix_spawn(

@@ -5,6 +5,7 @@ The pictures that it takes are kept in `ci-artifacts/`.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -45,8 +46,9 @@ def check(browser: Browser, page: Path) -> None:
     assert browser.complaints == []
     assert browser.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
     assert browser.evaluate("window.ran") is None
-    rows = "JSON.parse(document.getElementById('metrics').textContent).length"
-    assert browser.evaluate(rows) > 0
+    lines = (page.parent / "metrics.jsonl").read_text().splitlines()
+    rows = browser.evaluate("JSON.parse(document.getElementById('metrics').textContent)")
+    assert rows == [json.loads(line) for line in lines]
     assert browser.evaluate("document.querySelectorAll('figure svg').length") > 0
 
 
