@@ -14,6 +14,7 @@ from covey.actors.jobs.launchers.script import Outcome
 from covey.actors.roles.messages import Assign, Counted, Failure, Streamed, Submit, Update
 from covey.actors.roles.trainer import Trainer, TrainerSettings
 from covey.actors.runtime import Actor, Ref, System, handles
+from covey.actors.runtime.actor import Handler
 from covey.client.messages import Answer, Metric, Task
 
 FAULT = Fault("ValueError", "no", "client.py", 3, "raise ValueError", "Traceback")
@@ -285,3 +286,36 @@ def test_streamed_values_come_before_the_result_and_in_order() -> None:
 
     trial(test, start, streamed)
     assert seen == [list(range(100))]
+
+
+def test_a_task_that_comes_while_the_last_values_are_sent_is_not_forgotten(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    taking, release = asyncio.Event(), asyncio.Event()
+
+    async def slow(self: Desk, msg: Streamed) -> None:
+        taking.set()
+        await release.wait()
+        self._streamed.append(msg)
+
+    row = Handler(slow, "stream", awaited=True, stream=False)
+    monkeypatch.setitem(Desk.handlers, Streamed, row)
+    monkeypatch.setitem(Desk.functions, Streamed, row)
+
+    async def start(on_metric: Callable[[Metric], None]) -> Script:
+        async def work(task: Task) -> Outcome:
+            if task.round == 0:
+                on_metric(Metric("loss", 1.0))
+            return await answering()(task)
+
+        return Script(work)
+
+    async def test(bench: Bench) -> None:
+        await bench.give(0)
+        await taking.wait()
+        await bench.give(1)
+        release.set()
+        submit = await asyncio.wait_for(bench._results.get(), 10)
+        assert (submit.round, type(submit.outcome)) == (1, Update)
+
+    trial(test, start)
