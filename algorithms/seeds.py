@@ -7,10 +7,12 @@ or torch (the client), drawing the run's own seed (recipes).
 from __future__ import annotations
 
 import hashlib
-from typing import cast
+from typing import TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
+
+Generator: TypeAlias = np.random.Generator
 
 _SEED_BYTES = 16  # the key of Philox, and room enough that no two names ever meet
 

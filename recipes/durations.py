@@ -7,15 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
-import numpy as np
-
-from covey.algorithms import generator
-from covey.algorithms.seeds import derive
+from covey.algorithms import derive, generator
+from covey.algorithms.seeds import Generator
 
 from .errors import ConfigError
 
 #: Draws how many seconds a client takes for a task.
-Duration: TypeAlias = Callable[[str, np.random.Generator], float]
+Duration: TypeAlias = Callable[[str, Generator], float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +30,7 @@ class LogNormal:
     sigma: float = 0.5
     of_client: bool = False
 
-    def __call__(self, site: str, rng: np.random.Generator) -> float:
+    def __call__(self, site: str, rng: Generator) -> float:
         """Draw."""
         del site
         return float(rng.lognormal(self.mu, self.sigma))
@@ -48,7 +46,7 @@ class Fixed:
 
     seconds: float = 1.0
 
-    def __call__(self, site: str, rng: np.random.Generator) -> float:
+    def __call__(self, site: str, rng: Generator) -> float:
         """That many seconds."""
         del site, rng
         return self.seconds
