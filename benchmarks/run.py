@@ -27,6 +27,7 @@ BENCHMARKS = {
     "big": "Big model: 496 MiB, 2 clients x 2 rounds by script",
     "messages": "Mailbox against an asyncio.Queue actor",
     "codec": "Codec",
+    "ingestion": "Updates into a buffer",
     "slope": "Fifty rounds: resident memory",
     "simulation": "Virtual time",
 }
