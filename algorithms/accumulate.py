@@ -33,6 +33,9 @@ _LIMITS: Final[dict[type[np.generic], float]] = {
 }
 
 
+LARGEST_WEIGHT: Final = _LIMITS[np.float32]  # a larger one would be infinite beside float32
+
+
 class Adder:
     """Adds numbers to sums. Not thread-safe: its scratch is reused."""
 

@@ -16,13 +16,12 @@ from __future__ import annotations
 
 import bisect
 import itertools
-import math
 from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
 
-from .accumulate import Adder, judge
+from .accumulate import LARGEST_WEIGHT, Adder, judge
 from .errors import BadUpdate, NonFiniteUpdate, SumsOutstanding
 from .linear import Tally
 from .tensors.dtypes import DType, Lanes
@@ -170,15 +169,13 @@ class Buffer:
 
         Raises:
             NonFiniteUpdate: As `check`.
-            BadUpdate: As `check`; or the sum of weights would be infinite.
+            BadUpdate: As `check`; or it is a model where differences are summed, or the reverse.
         """
         if params_type != self.params_type:
             kinds = f"{params_type} update; this rule needs {self.params_type}"
             raise BadUpdate("", f"{site} sent a {kinds}")
         if not checked:
             self.check(update, weight, site)
-        if not math.isfinite(self._filling.weight + weight):
-            raise BadUpdate("", f"with a weight of {weight}, from {site}, the sum is infinite")
         self._filling.add(update, weight, staleness, self._adder)
 
     def check(self, update: Blob, weight: float, site: str = "") -> None:
@@ -187,10 +184,11 @@ class Buffer:
         Raises:
             NonFiniteUpdate: Names the site and the tensor with NaN, infinity or numbers that are
                 too large to be summed.
-            BadUpdate: The update has another size, or the weight is negative or not finite.
+            BadUpdate: The update has another size, or the weight is negative, too large or NaN.
         """
-        if not (math.isfinite(weight) and weight >= 0):
-            raise BadUpdate("", f"{site} has a weight of {weight}")
+        if not 0.0 <= weight <= LARGEST_WEIGHT:
+            why = f"{site} has a weight of {weight}; must be >= 0 and <= {LARGEST_WEIGHT:.0e}"
+            raise BadUpdate("", why)
         size = memoryview(update).nbytes
         if size != self.layout.size:
             raise BadUpdate("", f"{site} sent {size} bytes, expected {self.layout.size}")
