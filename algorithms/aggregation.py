@@ -115,6 +115,17 @@ class Aggregation(ABC):
             raise BadUpdate("", f"{info.site} sent a weight of {info.weight}")
         return float(info.weight)
 
+    def begin(self, sites: int) -> None:
+        """Learn how many sites take part in the run; called before the first step."""
+        del sites
+
+    def part_of(self, name: str) -> str:
+        """Which part of what travels a variable is in: "", the model, unless a rule has more.
+
+        Variables of different parts are in no chunk together.
+        """
+        return ""
+
     @abstractmethod
     def accumulator(self, elements: int, updates: int) -> Accumulator:
         """Make the accumulator of one chunk.
@@ -130,6 +141,10 @@ class Aggregation(ABC):
         As for floats, unless a rule says otherwise: a step of a server optimizer would leave
         counters anywhere.
         """
+        return self.accumulator(elements, updates)
+
+    def part_accumulator(self, part: str, elements: int, updates: int) -> Accumulator:
+        """Make the accumulator of a chunk of another part than the model."""
         return self.accumulator(elements, updates)
 
 

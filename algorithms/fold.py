@@ -130,12 +130,12 @@ class _Fold(Walk):
         self._aggregation = aggregation
         self._number = number
         layouts, self._layout_of = _distinct_layouts(updates, aggregation.answers(layout))
-        super().__init__(old, layout, layouts, write, state, checkpoint)
+        super().__init__(old, layout, layouts, write, state, checkpoint, aggregation.part_of)
         self._uses_old = aggregation.uses_old or any(
             update.params_type == ParamsType.DIFF for update in updates
         )
         self._accumulator: Accumulator
-        self._kind = ""  # what the accumulator is for
+        self._made_for = ("", "")  # the accumulator: kind of numbers, and part
 
     def _booleans(self, segment: Segment) -> memoryview:
         """Those of the first update."""
@@ -143,18 +143,23 @@ class _Fold(Walk):
         first = memoryview(self._updates[0].buffer).cast("B")
         return first[start : start + segment.end - segment.start]
 
-    def _accumulator_for(self, kind: str) -> Accumulator:
+    def _accumulator_for(self, segment: Segment) -> Accumulator:
         """One at a time: some are as large as all updates' blocks together."""
-        if kind != self._kind:
-            rule = self._aggregation
-            make = rule.integer_accumulator if kind == "int" else rule.accumulator
-            self._accumulator = make(self._lanes, len(self._updates))
-            self._kind = kind
+        kind, part = segment.type.kind, segment.part
+        if (kind, part) != self._made_for:
+            rule, lanes, updates = self._aggregation, self._lanes, len(self._updates)
+            if part:
+                self._accumulator = rule.part_accumulator(part, lanes, updates)
+            elif kind == "int":
+                self._accumulator = rule.integer_accumulator(lanes, updates)
+            else:
+                self._accumulator = rule.accumulator(lanes, updates)
+            self._made_for = (kind, part)
         return self._accumulator
 
     def _block(self, segment: Segment, position: int, count: int, out: Lanes) -> None:
         dtype, storage, scratch = segment.type, segment.type.storage, self._scratch
-        accumulator = self._accumulator_for(dtype.kind)
+        accumulator = self._accumulator_for(segment)
         values, old = self._values[:count], self._old_values[:count]
         if self._uses_old:
             source = np.frombuffer(self._old, storage, count, segment.start + position)

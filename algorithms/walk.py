@@ -36,6 +36,7 @@ class Segment:
         starts: Where the segment begins in each of the updates' layouts; empty if excluded.
         start: Where it begins in the old model's blob.
         end: Where it ends there.
+        part: Which part of what travels it is in; see `Aggregation.part_of`.
     """
 
     type: DType
@@ -43,6 +44,7 @@ class Segment:
     starts: tuple[int, ...]
     start: int
     end: int
+    part: str = ""
 
     def tensor_at(self, place: int) -> str:
         """Name of the tensor that a byte of the segment belongs to."""
@@ -60,6 +62,7 @@ class Walk(ABC):
         write: Takes the next bytes.
         state: Arrays of the rule, walked along.
         checkpoint: Called before every chunk.
+        part_of: Which part of what travels a variable is in.
     """
 
     def __init__(
@@ -70,10 +73,11 @@ class Walk(ABC):
         write: Callable[[memoryview], object],
         state: Mapping[str, F64],
         checkpoint: Callable[[], object] | None,
+        part_of: Callable[[str], str] | None = None,
     ) -> None:
         self._old = memoryview(old).cast("B")
         self._layout = layout
-        self._segments = segments_of(layout, layouts)
+        self._segments = segments_of(layout, layouts, part_of or _one_part)
         self._write = write
         self._state = state
         self._state_position = 0
@@ -146,18 +150,26 @@ def first_bad(dtype: DType, lanes: Lanes) -> int:
     return int(np.flatnonzero(~np.isfinite(numbers))[0]) * dtype.storage.itemsize
 
 
-def segments_of(layout: Layout, layouts: list[Layout]) -> list[Segment]:
-    """Cut the old model where the type changes or an update's tensors are not neighbours."""
+def _one_part(name: str) -> str:
+    del name
+    return ""
+
+
+def segments_of(
+    layout: Layout, layouts: list[Layout], part_of: Callable[[str], str] = _one_part
+) -> list[Segment]:
+    """Cut the old model where type or part change or an update's tensors are not neighbours."""
     segments: list[Segment] = []
     for spec in layout.specs:
         own = [answer.by_name.get(spec.name) for answer in layouts]
         starts = tuple(found.start for found in own if found is not None)
+        part = part_of(spec.name)
         last = segments[-1] if segments else None
-        if last is not None and _continues(last, spec, starts):
+        if last is not None and last.part == part and _continues(last, spec, starts):
             last.specs.append(spec)
             last.end = spec.end
         else:
-            segments.append(Segment(spec.type, [spec], starts, spec.start, spec.end))
+            segments.append(Segment(spec.type, [spec], starts, spec.start, spec.end, part))
     return segments
 
 

@@ -29,6 +29,7 @@ from .decorators import evaluate, train
 from .errors import BadMetric, BadModel, ClientError, NotInRun, RunEnded, WrongCall
 from .model import FLModel, ParamsType
 from .proximal import proximal_gradient, proximal_term
+from .scaffold import Scaffold
 from .tracking import SummaryWriter
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "NotInRun",
     "ParamsType",
     "RunEnded",
+    "Scaffold",
     "SummaryWriter",
     "WrongCall",
     "clear",

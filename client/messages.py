@@ -37,6 +37,8 @@ class Welcome(Record, id=200):
         torch_threads: Intra-op threads that torch may use.
         exclude: Variables of the model that are left out of updates.
         config: What `get_config()` returns.
+        state: Absolute path of a folder for what the client keeps from round to round, which it
+            makes itself; "" if it can keep nothing.
     """
 
     site: str
@@ -51,6 +53,7 @@ class Welcome(Record, id=200):
     torch_threads: int
     exclude: tuple[str, ...]
     config: dict[str, Scalar]
+    state: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,6 +40,8 @@ class FLModel:
         total_rounds: Rounds of the run; filled in on what is received.
         meta: Free data: numbers, strings, booleans. `NUM_STEPS_CURRENT_ROUND` is the weight of
             this update in the average.
+        control: Control variates by the names of the parameters they are of, where the recipe is
+            a `ScaffoldRecipe`; see `Scaffold`.
 
     Raises:
         BadModel: For an unknown type, parameters that are no mapping, or a type without
@@ -56,15 +58,18 @@ class FLModel:
         current_round: int | None = None,
         total_rounds: int | None = None,
         meta: Mapping[str, Any] | None = None,
+        control: Mapping[str, Any] | None = None,
     ) -> None:
         _check_mapping("params", params)
         _check_mapping("metrics", metrics)
         _check_mapping("meta", meta)
+        _check_mapping("control", control)
         if params is None and params_type is not None:
             raise BadModel("params_type", "is given, but params is None")
         self.params_type = _params_type(params_type) if params is not None else None
         # Any: tensors of torch or NumPy, which this module must not import.
         self.params: Mapping[str, Any] | None = params
+        self.control = control
         self.optimizer_params = optimizer_params
         self.metrics = metrics
         self.start_round = start_round

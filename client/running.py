@@ -8,15 +8,18 @@ scripts that share a process, both beside the launchers that need them.
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any, Final, Protocol, cast
 
 from covey.algorithms.tensors import Packer, read_layout, unpack_private
+from covey.algorithms.tensors.control import has_control, join, split
 from covey.transport import LocalProtocolError, Record
 
 from .errors import BadMetric, BadModel, RunEnded, WrongCall
 from .messages import Answer, Metric, MetricKind, Ready, Stop, Task, Welcome
-from .model import FLModel
+from .model import FLModel, ParamsType
 from .seeding import derive, seed_everything
+from .state import ClientState
 from .updates import answer, metric_value, step_of, write_update
 
 #: A script that receives one task more often than this is in a loop that never answers.
@@ -55,6 +58,7 @@ class ScriptSession:
         self._evaluates = False
         self._packer: Packer | None = None  # of the last model; one is enough for a run
         self._update: Packer | None = None
+        self._has_control = False
 
     @property
     def job_id(self) -> str:
@@ -70,6 +74,12 @@ class ScriptSession:
     def config(self) -> dict[str, object]:
         """The run's settings for scripts, a copy."""
         return {"job_id": self.job_id, "site_name": self.site, **self._welcome.config}
+
+    @property
+    def state(self) -> ClientState:
+        """What the client keeps from round to round."""
+        folder = self._welcome.state
+        return ClientState(Path(folder) if folder else None)
 
     @property
     def task_name(self) -> str:
@@ -123,8 +133,8 @@ class ScriptSession:
         else:
             self._send_tensors(task, model, clear_cache)
         if clear_cache:
-            model.params = model.optimizer_params = None
-            self._received.params = None
+            model.params = model.optimizer_params = model.control = None
+            self._received.params = self._received.control = None
         self._close_task()
 
     def log(self, key: str, value: object, kind: str, step: object) -> None:
@@ -184,8 +194,13 @@ class ScriptSession:
         return False
 
     def _open(self, task: Task) -> FLModel:
+        params = self._map(task.model) if task.model is not None else None
+        control = None
+        if params is not None and self._has_control:
+            params, control = split(params)
         return FLModel(
-            params=self._map(task.model) if task.model is not None else None,
+            params=params,
+            control=control,
             current_round=task.round,
             total_rounds=task.total_rounds,
             meta={"job_id": self.job_id, "site_name": self.site},
@@ -202,6 +217,7 @@ class ScriptSession:
                 excluded = self._welcome.exclude
                 self._packer = packer = Packer(layout, self._welcome.kind)
                 self._update = Packer(layout.without(excluded), ignore=excluded)
+                self._has_control = has_control(layout)
             assert packer is not None
             return unpack_private(fd, packer)
         finally:
@@ -212,6 +228,8 @@ class ScriptSession:
             raise BadModel("params", f"is None, but the task {task.name!r} is answered by a model")
         if self._update is None:
             raise WrongCall("send()", "no global model has been received to compare with")
+        if self._has_control:
+            model = _joined(model)
         # Everything that is cheap to check comes before the tensors, which may be released.
         message = answer(task, model, self._update.layout.size, self._evaluates)
         fd = self._write(self._update, model, release=clear_cache)
@@ -242,3 +260,12 @@ class ScriptSession:
     def _close_task(self) -> None:
         self._task = None
         self._received = None
+
+
+def _joined(model: FLModel) -> FLModel:
+    """A model with its control variates among its parameters."""
+    if model.control is None or model.params_type is not ParamsType.FULL:
+        why = "is None, but the recipe is SCAFFOLD; send what Scaffold.update() returns"
+        raise BadModel("control", why)
+    assert model.params is not None
+    return FLModel(params=join(model.params, model.control), metrics=model.metrics, meta=model.meta)

@@ -14,6 +14,7 @@ from typing import Protocol
 
 from .errors import NotInRun
 from .model import FLModel
+from .state import ClientState
 
 
 class Session(Protocol):
@@ -32,6 +33,11 @@ class Session(Protocol):
     @property
     def config(self) -> dict[str, object]:
         """The run's settings for scripts, a copy."""
+        ...
+
+    @property
+    def state(self) -> ClientState:
+        """What the client keeps from round to round."""
         ...
 
     @property

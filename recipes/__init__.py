@@ -22,6 +22,7 @@ from .fedopt import FedOptRecipe
 from .fedprox import FedProxRecipe
 from .recipe import Environment, Recipe
 from .run import Run
+from .scaffold import ScaffoldRecipe
 from .sim import SimEnv
 from .tracking import add_experiment_tracking
 
@@ -45,6 +46,7 @@ __all__ = [
     "Run",
     "RunEvent",
     "RunStatus",
+    "ScaffoldRecipe",
     "SimEnv",
     "TrainContext",
     "add_experiment_tracking",

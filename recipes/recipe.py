@@ -32,6 +32,7 @@ from covey.actors.roles.virtual import Durations
 from covey.algorithms import Aggregation
 from covey.algorithms.errors import AlgorithmError, BadSetting
 from covey.algorithms.tensors import InitialModel, load_initial
+from covey.algorithms.tensors.control import PREFIX, has_control
 from covey.transport import Scalar
 
 from .checked import Checked, settings_of
@@ -135,6 +136,10 @@ class Recipe(Checked, ABC):
         return partial(
             SynchronousTraining, seed=seed, durations=durations, cohort=self.clients_per_round
         )
+
+    def version_0(self) -> InitialModel:
+        """What round 0 sends: the initial model, with what else travels with it."""
+        return self.initial
 
     def rounds(self, sites: Sequence[str]) -> int:
         """How many rounds the workflow has with these sites."""
@@ -296,13 +301,16 @@ def _load(source: Any) -> InitialModel:
     if source is None:
         raise ConfigError("initial_model", "give a module, a state dict, arrays, or a path")
     try:
-        return load_initial(source)
+        initial = load_initial(source)
     except FileNotFoundError as error:
         raise ConfigError("initial_model", f"{error.filename}: there is no such file") from None
     except BadSetting as error:
         raise ConfigError("initial_model", error.why) from None
     except (AlgorithmError, OSError) as error:
         raise ConfigError("initial_model", str(error)) from None
+    if has_control(initial.layout):
+        raise ConfigError("initial_model", f"names that begin with {PREFIX!r} are taken")
+    return initial
 
 
 def find_script(script: str | Path) -> Path:

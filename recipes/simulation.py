@@ -28,6 +28,7 @@ from covey.actors.roles.server import RunJob, Server
 from covey.actors.roles.site import Site
 from covey.actors.roles.trainer import TrainerSettings
 from covey.actors.runtime import ActorError, Mailbox, Ref, System, runtime_messages
+from covey.algorithms.tensors.control import has_control, write_alone
 from covey.transport import Registry
 
 from .console import Console
@@ -75,7 +76,9 @@ class Simulation:
         self._preload = preload
         self._began = time.time()
         self._blobs = Blobs()
-        self._checkpoint = Checkpoint(folder.path)
+        self._start = recipe.version_0()
+        more = has_control(self._start.layout)
+        self._checkpoint = Checkpoint(folder.path, write_alone if more else None)
         self._progress = recipe.progress()
         self._resumed, self._version = self._place_model()
         self._journal = Journal(folder.path, resume_round=self._version if self._resumed else None)
@@ -96,7 +99,7 @@ class Simulation:
             return True, int(state["version"])
         try:
             with self._checkpoint.writing(0) as fd:
-                self._recipe.initial.write(fd)
+                self._start.write(fd)
             self._checkpoint.commit(0, self._progress.state())
         except OSError as error:
             path = self._checkpoint.path(0)
@@ -192,7 +195,7 @@ class Simulation:
             minimum=recipe.min_clients or len(env.sites),
             rounds=recipe.rounds(env.sites),
             rule=recipe.aggregation(),
-            layout=recipe.initial.layout,
+            layout=self._start.layout,
             blobs=self._blobs,
             checkpoint=self._checkpoint,
             version=self._version,
@@ -254,6 +257,7 @@ class Simulation:
             seed=self._folder.seed,
             exclude=excluded,
             config=self._recipe.config(),
+            state=self._checkpoint.sites,
             slots=self._slots,
             slots_are_held=timed,
         )
@@ -305,6 +309,7 @@ class Simulation:
             gpus=self._gpus_of(site),
             exclude=tuple(recipe.aggregation().excluded),
             config=recipe.config(),
+            state=self._checkpoint.sites / site,
         )
 
     def _gpus_of(self, site: str) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Collection, Generator, Mapping
+from collections.abc import Callable, Collection, Generator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, cast
@@ -27,9 +27,14 @@ BEST: Final = "best_model.safetensors"
 class Checkpoint:
     """The checkpoint of one run folder. Methods block for as long as the disk does."""
 
-    def __init__(self, folder: Path) -> None:
-        """Use (and make) `folder/checkpoint`."""
+    def __init__(self, folder: Path, show: Callable[[int, int], object] | None = None) -> None:
+        """Use (and make) `folder/checkpoint`.
+
+        Where versions are not what users shall see, `show` writes that: from a version's
+        descriptor to another one.
+        """
         self.folder = folder
+        self._show = show
         self._own = folder / "checkpoint"
         self._own.mkdir(parents=True, exist_ok=True)
         self._version = 0
@@ -43,6 +48,17 @@ class Checkpoint:
         """Where a version of the model lies."""
         return self._own / f"model-{version}.safetensors"
 
+    def _shown(self, version: int) -> Path:
+        """The file of a version as users see it."""
+        if self._show is None:
+            return self.path(version)
+        return self._own / f"shown-{version}.safetensors"
+
+    @property
+    def sites(self) -> Path:
+        """Where sites keep what they need in the next round, each in a folder that it makes."""
+        return self._own / "sites"
+
     @contextmanager
     def writing(self, version: int) -> Generator[int]:
         """Give a file descriptor to write a version to; it becomes the version's file at the end.
@@ -50,18 +66,12 @@ class Checkpoint:
         An error inside leaves nothing behind. Raises `OSError` as the disk does.
         """
         path = self.path(version)
-        partial = path.with_suffix(".partial")
-        fd = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
-        try:
-            try:
-                yield fd
-            finally:
-                os.close(fd)
-            partial.replace(path)
-        except BaseException:
-            with suppress(OSError):
-                partial.unlink()
-            raise
+        shown = self._shown(version)
+        with _written_aside(path) as fd:
+            yield fd
+            if self._show is not None:
+                with _written_aside(shown) as aside:
+                    self._show(fd, aside)
 
     def commit(self, version: int, state: Mapping[str, Any], keep: Collection[int] = ()) -> None:
         """Make `version` the one that counts, with the state that belongs to it.
@@ -72,12 +82,12 @@ class Checkpoint:
         state = {"version": version, **state}
         write_atomically(self._own / STATE, json.dumps(state))
         self._version = version
-        link(self.path(version), self.folder / MODEL)
+        link(self._shown(version), self.folder / MODEL)
         self._sweep(state, keep)
 
     def mark_best(self, version: int) -> None:
         """Let `best_model.safetensors` name a version that is still on disk."""
-        link(self.path(version), self.folder / BEST)
+        link(self._shown(version), self.folder / BEST)
 
     def load(self) -> dict[str, Any] | None:
         """The committed state with its `version`, None where nothing was committed.
@@ -94,7 +104,7 @@ class Checkpoint:
         if not isinstance(version, int) or not self.path(version).is_file():
             return None
         self._version = version
-        link(self.path(version), self.folder / MODEL)
+        link(self._shown(version), self.folder / MODEL)
         self._restore_best(state.get("best_version"))
         self._sweep(state)
         return state
@@ -104,16 +114,17 @@ class Checkpoint:
         if version is None:
             (self.folder / BEST).unlink(missing_ok=True)
         elif self.path(version).is_file():
-            link(self.path(version), self.folder / BEST)
+            link(self._shown(version), self.folder / BEST)
 
     def _sweep(self, state: Mapping[str, Any], keep: Collection[int] = ()) -> None:
         """Remove all that the committed state does not name."""
         versions = [
             v for v in (state["version"], state.get("best_version"), *keep) if v is not None
         ]
-        kept = {self._own / STATE, *map(self.path, versions), *map(self._arrays_path, versions)}
+        files = (self.path, self._shown, self._arrays_path)
+        kept = {self._own / STATE, *(file(v) for file in files for v in versions)}
         for stray in self._own.iterdir():
-            if stray not in kept:
+            if stray not in kept and not stray.is_dir():
                 stray.unlink()
 
     # What an optimizer keeps ------------------------------------------------
@@ -145,6 +156,23 @@ class Checkpoint:
     def discard(self) -> None:
         """Remove the checkpoint of a run that needs it no more; the models' names stay."""
         shutil.rmtree(self._own, ignore_errors=True)
+
+
+@contextmanager
+def _written_aside(path: Path) -> Generator[int]:
+    """Give a descriptor to write (and read) a file by, which gets its name when it is whole."""
+    partial = path.with_suffix(".partial")
+    fd = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+    try:
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+        partial.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            partial.unlink()
+        raise
 
 
 def write_atomically(path: Path, text: str) -> None:

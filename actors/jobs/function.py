@@ -26,8 +26,10 @@ from typing import Any, Final, TypeAlias, cast
 import numpy as np
 
 from covey.algorithms import derive, generator
-from covey.client import FLModel, ParamsType
+from covey.algorithms.tensors.control import join, split
+from covey.client import FLModel, ParamsType, Scaffold
 from covey.client.messages import Answer, Metric, Task
+from covey.client.state import ClientState
 from covey.transport import Scalar
 
 from .launchers.errors import Fault, ScriptError, ScriptFailed
@@ -65,14 +67,17 @@ class TrainContext:
         total_rounds: Rounds of the whole run.
         job_id: The job's id.
         config: Settings that the recipe has for its clients.
+        control: Control variates by name, where the recipe is a `ScaffoldRecipe`.
     """
 
     __slots__ = (
         "_on_metric",
         "_rng",
         "_run_seed",
+        "_state",
         "_torch",
         "config",
+        "control",
         "job_id",
         "round",
         "site",
@@ -88,9 +93,12 @@ class TrainContext:
         run_seed: int,
         on_metric: Callable[[Metric], None],
         config: Mapping[str, Scalar] = NO_CONFIG,
+        state: Path | None = None,
     ) -> None:
         """Made for each call."""
         self.config = config
+        self.control: Mapping[str, Any] | None = None
+        self._state = state
         self.site = site
         self.round = round
         self.total_rounds = total_rounds
@@ -121,6 +129,14 @@ class TrainContext:
             self._torch = torch.Generator()
             self._torch.manual_seed(self.seed & (2**63 - 1))
         return self._torch
+
+    def scaffold(self, params: Mapping[str, Any]) -> Scaffold:
+        """SCAFFOLD's half of this round; call it with the parameters before changing them.
+
+        Raises `BadModel` if the recipe is no `ScaffoldRecipe`.
+        """
+        model = FLModel(params=params, control=self.control, current_round=self.round)
+        return Scaffold(model, ClientState(self._state and self._state / self.site))
 
     def log(self, key: str, value: float, step: int | None = None) -> None:
         """Stream one value of a curve."""
@@ -161,6 +177,7 @@ class FunctionScript:
             owner.seed,
             self._on_metric,
             owner.config,
+            owner.state,
         )
         call = Call(self, task, function, context)
         try:
@@ -184,7 +201,7 @@ class FunctionScript:
         if task.name == "train":
             if model.params is None:
                 raise TypeError("the train function returned no parameters")
-            blob = self._owner.parameters.pack(model.params, token)
+            blob = self._owner.parameters.pack(self._joined(model), token)
         metrics = {name: float(value) for name, value in (model.metrics or {}).items()}
         answer = Answer(
             task.name,
@@ -197,6 +214,18 @@ class FunctionScript:
             self._owner.evaluate is not None,
         )
         return Outcome(answer, blob)
+
+    def _joined(self, model: FLModel) -> Mapping[str, Any]:
+        """The parameters, with control variates where they travel along."""
+        assert model.params is not None
+        if not self._owner.parameters.has_control:
+            return model.params
+        if model.control is None or model.params_type is not ParamsType.FULL:
+            raise TypeError(
+                "the recipe is SCAFFOLD, but the train function returned something else than "
+                "ctx.scaffold(params).update(...)"
+            )
+        return join(model.params, model.control)
 
     def _failed(self, error: BaseException, function: TrainFunction) -> FunctionFailed:
         return FunctionFailed(self.site, "", fault_of(error, function))
@@ -253,6 +282,8 @@ class Call:
         """Get parameters of its own."""
         assert self.task.model is not None
         self.params, self.token = parameters.lend(self.task.model, self.task.round)
+        if parameters.has_control:
+            self.params, self.context.control = split(self.params)
 
     def make(self) -> Any:
         """Call the function; its parameters are its own then, and may be lent again."""
@@ -346,18 +377,21 @@ class FunctionClients:
         slots: Slots | None = None,
         slots_are_held: bool = False,
         config: Mapping[str, Scalar] = NO_CONFIG,
+        state: Path | None = None,
     ) -> None:
         """Call `train` for training tasks and `evaluate` for evaluation alone.
 
         `slots` limits how many calls are in threads, or suspended, at once;
         `slots_are_held` says that who runs a task holds one of them for it.
-        Functions find `config` in their context.
+        Functions find `config` in their context; what they keep from round to round is below
+        `state`, in a folder for each site.
         """
         self.train = train
         self.evaluate = evaluate
         self.job_id = job_id
         self.seed = seed
         self.config = MappingProxyType(dict(config))
+        self.state = state
         self.parameters = Parameters(exclude)
         self._quick_calls = QuickCalls(self)
         self._slots = slots or Slots(1)

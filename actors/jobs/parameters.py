@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from covey.algorithms.tensors import Layout, Packer
+from covey.algorithms.tensors.control import has_control
 
 from ..downloads.blobs import Blob
 
@@ -78,6 +79,8 @@ class Parameters:
         self._layout: Layout | None = None
         self._loans: deque[_Loan] = deque(maxlen=_POOL)
         self._lends = False
+        #: Whether control variates travel with the model.
+        self.has_control = False
         self._packer: Packer
         self._updates: Packer
 
@@ -113,6 +116,7 @@ class Parameters:
             self._updates = Packer(layout.without(self._exclude), ignore=self._exclude)
             self._lends = layout.kind == "torch" and layout.size <= _LENT_BYTES
             self._loans.clear()
+            self.has_control = has_control(layout)
 
     def _make_loan(self) -> _Loan:
         memory = bytearray(self._bytes)

@@ -52,6 +52,7 @@ class Aggregator(Actor):
         """Fold by `rule`, in the order of `sites`, into models of `layout` in `checkpoint`."""
         self._sites = tuple(sites)
         self._rule = rule
+        rule.begin(len(self._sites))
         self._layout = layout
         self._answers = rule.answers(layout)
         self._blobs = blobs

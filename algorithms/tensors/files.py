@@ -42,7 +42,8 @@ class InitialModel:
         layout: Its canonical layout.
         state: Its tensors, or None if it is a file.
         mapping: The file's bytes, or None if it is a state dict.
-        source: The file's own layout, or None if it is a state dict.
+        source: The file's own layout, or None if it is a state dict. What the file has not and
+            `layout` has is zero.
     """
 
     layout: Layout
@@ -71,8 +72,18 @@ class InitialModel:
         write_all(fd, memoryview(self.layout.header))
         with memoryview(self.mapping) as view:
             for spec in self.layout.specs:
-                own = self.source.by_name[spec.name]
-                write_all(fd, view[own.start : own.end])
+                own = self.source.by_name.get(spec.name)
+                if own is not None:
+                    write_all(fd, view[own.start : own.end])
+                else:
+                    _write_zeros(fd, spec.size)
+
+
+def _write_zeros(fd: int, size: int) -> None:
+    piece = bytes(min(size, _TAIL_BYTES))
+    while size > 0:
+        write_all(fd, memoryview(piece)[:size])
+        size -= len(piece)
 
 
 def map_private(file: File) -> mmap.mmap:

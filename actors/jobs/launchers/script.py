@@ -50,6 +50,7 @@ class ScriptSettings:
         exclude: Variables of the model that are left out of updates; an update's blob then has
             the layout `layout.without(exclude)`.
         config: What `get_config()` returns in the script.
+        state: Folder for what the client keeps from round to round, None if it can keep nothing.
     """
 
     site: str
@@ -67,6 +68,7 @@ class ScriptSettings:
     path: tuple[Path, ...] = ()
     exclude: tuple[str, ...] = ()
     config: Mapping[str, Scalar] = field(default_factory=lambda: _NO_CONFIG)
+    state: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,7 @@ def welcome_of(settings: ScriptSettings) -> Welcome:
         torch_threads=settings.torch_threads,
         exclude=settings.exclude,
         config=dict(settings.config),
+        state=os.path.abspath(settings.state) if settings.state is not None else "",
     )
 
 

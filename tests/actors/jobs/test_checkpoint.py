@@ -152,3 +152,42 @@ def test_a_write_that_fails_names_its_file_and_keeps_the_old_text(tmp_path: Path
         write_atomically(path, "new")
     assert caught.value.filename == str(path)
     assert path.read_text() == "old"
+
+
+def test_where_users_see_something_else_than_a_version_the_names_are_of_that(
+    tmp_path: Path,
+) -> None:
+    def show(version: int, shown: int) -> None:
+        os.write(shown, os.pread(version, 100, 0).upper())
+
+    checkpoint = Checkpoint(tmp_path, show)
+    for number in range(3):
+        with checkpoint.writing(number) as fd:
+            os.write(fd, b"model %d" % number)
+        if number == 1:
+            checkpoint.mark_best(1)
+        checkpoint.commit(number, {"best_version": 1 if number else None})
+    assert checkpoint.path(2).read_bytes() == b"model 2"
+    assert (tmp_path / "model.safetensors").read_bytes() == b"MODEL 2"
+    assert (tmp_path / "best_model.safetensors").read_bytes() == b"MODEL 1"
+    kept = {path.name for path in (tmp_path / "checkpoint").iterdir()}
+    assert kept == {
+        "state.json",
+        *(f"{kind}-{n}.safetensors" for kind in ("model", "shown") for n in (1, 2)),
+    }
+    again = Checkpoint(tmp_path, show)
+    again.load()
+    assert (tmp_path / "model.safetensors").read_bytes() == b"MODEL 2"
+
+
+def test_what_sites_keep_is_theirs_until_the_run_is_over(tmp_path: Path) -> None:
+    checkpoint = Checkpoint(tmp_path)
+    (checkpoint.sites / "site-1").mkdir(parents=True)
+    (checkpoint.sites / "site-1" / "own").write_text("kept")
+    with checkpoint.writing(0) as fd:
+        os.write(fd, b"model")
+    checkpoint.commit(0, {"best_version": None})
+    Checkpoint(tmp_path).load()
+    assert (checkpoint.sites / "site-1" / "own").read_text() == "kept"
+    checkpoint.discard()
+    assert not checkpoint.sites.exists()
