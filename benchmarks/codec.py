@@ -66,7 +66,9 @@ def _envelopes() -> dict[str, Envelope]:
             Assign("20260101T000000Z-abcdef", "train", 3, 4, 10, blob),
             30_000,
         ),
-        "a result": Envelope(Kind.ASK, sender, to, 8, Submit("site-1", "train", 3, update), 30_000),
+        "a result": Envelope(
+            Kind.ASK, sender, to, 8, Submit("site-1", "train", 3, 1, update), 30_000
+        ),
     }
 
 

@@ -28,6 +28,7 @@ BENCHMARKS = {
     "messages": "Mailbox against an asyncio.Queue actor",
     "codec": "Codec",
     "ingestion": "Updates into a buffer",
+    "asynchronous": "Asynchronous training in virtual time",
     "slope": "Fifty rounds: resident memory",
     "simulation": "Virtual time",
 }

@@ -53,18 +53,26 @@ class Fixed:
 
 
 class Drawn:
-    """A distribution with a run's seed: the same site's same task always takes as long."""
+    """A distribution with a run's seed: what a site draws depends on no other site."""
 
     def __init__(self, duration: Duration, seed: int) -> None:
         """Draw from `duration`."""
         self._duration = duration
         self._seed = derive(seed, "durations")
         self._once = bool(getattr(duration, "of_client", False))
+        self._generators: dict[str, Generator] = {}
+        self._drawn: dict[str, float] = {}
 
-    def __call__(self, site: str, task: int) -> float:
-        """Seconds that a site takes for its task of a number; raises `ConfigError`."""
-        rng = generator(self._seed, site, 0 if self._once else task)
+    def __call__(self, site: str) -> float:
+        """Seconds that a site takes for its next task; raises `ConfigError`."""
+        if site in self._drawn:
+            return self._drawn[site]
+        rng = self._generators.get(site)
+        if rng is None:
+            rng = self._generators[site] = generator(self._seed, site, 0)
         seconds = float(self._duration(site, rng))
         if not (seconds > 0 and math.isfinite(seconds)):
             raise ConfigError("durations", f"{seconds} for {site}; must be a number above 0")
+        if self._once:
+            self._drawn[site] = seconds
         return seconds

@@ -461,7 +461,7 @@ class AsynchronousTraining:
             what = "were dropped" if drop else "made a last version"
             job.telling.notice(None, f"{flushed.updates} updates left at the end {what}")
         for version in self._versions.close():
-            if version.number != job.version:
+            if version.number != job.version and version.answered:
                 self._judge(version)
         self._commit()
         self._evaluating = True

@@ -51,6 +51,7 @@ class Progress:
         stopped_by: Why training is to end before its last round, "" while it is not.
         evaluators: Sites that can be asked to evaluate alone.
         out: Sites that can do nothing more for the job, and why.
+        time: Virtual seconds of training so far; 0 in real time.
     """
 
     best: BestModel
@@ -59,6 +60,7 @@ class Progress:
     stopped_by: str = ""
     evaluators: dict[str, None] = field(default_factory=dict[str, None])
     out: dict[str, Failure] = field(default_factory=dict[str, Failure])
+    time: float = 0.0
 
     def judge(self, version: int, metrics: Mapping[str, float]) -> bool:
         """Take the metrics of a version; True if it is the best so far."""
@@ -94,6 +96,7 @@ class Progress:
             "stopped_by": self.stopped_by,
             "evaluators": list(self.evaluators),
             "out": {site: asdict(failure) for site, failure in self.out.items()},
+            "time": self.time,
         }
         if self.patience is not None:
             state |= {"patience_best": self.patience.best, "patience_waited": self.patience.waited}
@@ -106,6 +109,7 @@ class Progress:
         self.stopped_by = str(state.get("stopped_by", ""))
         self.evaluators = dict.fromkeys(state.get("evaluators", ()))
         self.out = {site: Failure(**data) for site, data in state.get("out", {}).items()}
+        self.time = float(state.get("time", 0.0))
         if self.patience is not None:
             self.patience.best = state.get("patience_best")
             self.patience.waited = int(state.get("patience_waited", 0))

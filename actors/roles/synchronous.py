@@ -41,7 +41,7 @@ class SynchronousTraining:
         *,
         seed: int = 0,
         cohort: int | None = None,
-        durations: Callable[[str, int], float] | None = None,
+        durations: Callable[[str], float] | None = None,
     ) -> None:
         """Train for `job`.
 
@@ -49,14 +49,13 @@ class SynchronousTraining:
             job: The job.
             seed: Of the draw of cohorts.
             cohort: Sites that are drawn for each round, None for all.
-            durations: Virtual seconds that a site takes for its task of a number; a round
+            durations: Draws the virtual seconds that a site takes for its next task; a round
                 takes as long as its slowest site. None in real time.
         """
         self._job = job
         self._seed = seed
         self._cohort = cohort
         self._durations = durations
-        self._time = 0.0
         self._plan = job.plan
         self._round: Round | None = None
         self._settled: asyncio.Future[None] | None = None
@@ -108,10 +107,16 @@ class SynchronousTraining:
         asked = self._drawn(round) if sites is None else list(sites)
         began = self._job.ctx.now
         work = await self._run_round("train", round, asked, min(self._plan.minimum, len(asked)))
+        self._tell(work, began)
         if self._durations is not None:
-            self._time += max(self._durations(site, round) for site in work.done)
-        self._job.telling.round_finished(work, self._job.ctx.now - began, self._job.model.size)
+            self._plan.progress.time += max(map(self._durations, work.done))
         return work.metrics()
+
+    def _tell(self, work: Round, began: float) -> None:
+        """A round is over: say so, and when in virtual time its model was there."""
+        time = None if self._durations is None else self._plan.progress.time
+        seconds = self._job.ctx.now - began
+        self._job.telling.round_finished(work, seconds, self._job.model.size, time)
 
     def _drawn(self, round: int) -> list[str]:
         """Whom a round asks, in the federation's order: all, or a cohort of the present by lot."""
@@ -165,7 +170,7 @@ class SynchronousTraining:
             return {}
         began = self._job.ctx.now
         work = await self._run_round("evaluate", round, asked, minimum)
-        self._job.telling.round_finished(work, self._job.ctx.now - began, self._job.model.size)
+        self._tell(work, began)
         if work.done and self._plan.progress.best.offer(round, work.metrics()):
             self._plan.checkpoint.mark_best(round)
             self._job.commit(round)

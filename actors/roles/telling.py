@@ -147,8 +147,10 @@ class Telling:
         self._record(EventKind.ROUND_FINISHED, version.number, None, data)
         self.touch()
 
-    def round_finished(self, work: Round, seconds: float, model_bytes: int) -> None:
-        """A round is over; `model_bytes` went to each of its sites."""
+    def round_finished(
+        self, work: Round, seconds: float, model_bytes: int, time: float | None = None
+    ) -> None:
+        """A round is over; `model_bytes` went to each of its sites, of a model made at `time`."""
         metrics = work.metrics()
         best = replace(self._plan.progress.best).offer(work.number, metrics)
         sent = model_bytes * (len(work.done) + len(work.failed))
@@ -162,6 +164,8 @@ class Telling:
             "metrics": metrics,
             "best": best,
         }
+        if time is not None:
+            data["virtual_s"] = time
         self._record(EventKind.ROUND_FINISHED, work.number, None, data)
 
     def finished(self, outcome: Outcome, version: int) -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import heapq
 import math
-from collections import Counter
 from collections.abc import Callable
 from typing import TypeAlias
 
@@ -24,8 +23,8 @@ from .leases import Lease, Leases
 from .messages import Counted, Failure, Flush, Submit, Update
 from .synchronous import PUSHED_AT_ONCE
 
-#: Seconds that a site takes for its task of that number, the first being 0.
-Durations: TypeAlias = Callable[[str, int], float]
+#: Draws how many seconds a site takes for its next task.
+Durations: TypeAlias = Callable[[str], float]
 
 
 class VirtualTraining(AsynchronousTraining):
@@ -42,9 +41,8 @@ class VirtualTraining(AsynchronousTraining):
         super().__init__(job, rule, settings)
         self.leases = Leases(math.inf)  # their ends are events, too
         self._durations = durations
-        self._time = 0.0
-        self._next_step = settings.period_s or math.inf
-        self._tasks: Counter[str] = Counter()
+        self._time = job.plan.progress.time
+        self._next_step = self._time + (settings.period_s or math.inf)
         # When, which lease, and whether its site is too slow for it.
         self._ends: list[tuple[float, int, bool]] = []
         self._answers: dict[int, asyncio.Future[Update | Failure]] = {}
@@ -77,8 +75,7 @@ class VirtualTraining(AsynchronousTraining):
 
     def start(self, site: str, now: float) -> Lease:
         """Give a site the newest model, and draw how long it takes."""
-        seconds = self._durations(site, self._tasks[site])
-        self._tasks[site] += 1
+        seconds = self._durations(site)
         slow = seconds > self.settings.lease_s
         # Before the task is given: a quick function answers at once.
         number = self.leases.next
@@ -91,7 +88,7 @@ class VirtualTraining(AsynchronousTraining):
         """Take all that ends at the next instant, in the order in which it began."""
         now = self._ends[0][0]
         await self._step_until(now)
-        self._time = now
+        self._set_time(now)
         while self._ends and self._ends[0][0] == now and not self.over:
             _, number, slow = heapq.heappop(self._ends)
             outcome = await self._answers[number]
@@ -104,11 +101,14 @@ class VirtualTraining(AsynchronousTraining):
                 outcome = Failure("LeaseOver", text, fatal=False)
             await self.answer(lease, outcome)
 
+    def _set_time(self, time: float) -> None:
+        self._time = self.job.plan.progress.time = time
+
     async def _step_until(self, now: float) -> None:
         """Make the versions that are due by the clock before `now`."""
         period = self.settings.period_s
         while period is not None and self._next_step <= now and not self.over:
-            self._time = self._next_step
+            self._set_time(self._next_step)
             self._next_step += period
             flushed = await self._aggregator.ask(Flush())
             if flushed.made is not None:
