@@ -11,6 +11,7 @@ from covey.actors.jobs.states import RunStatus
 from covey.actors.observe.events import EventKind, RunEvent
 from covey.algorithms import partition
 
+from .cross_site import add_cross_site_evaluation
 from .cyclic import CyclicRecipe
 from .durations import Fixed, LogNormal
 from .errors import ConfigError, JobAborted, JobFailed, RecipeError
@@ -49,6 +50,7 @@ __all__ = [
     "ScaffoldRecipe",
     "SimEnv",
     "TrainContext",
+    "add_cross_site_evaluation",
     "add_experiment_tracking",
     "partition",
 ]

@@ -80,6 +80,8 @@ class Recipe(Checked, ABC):
     workflow: Workflow = staticmethod(federated_averaging)
     #: Clients that are drawn for each round; None: all of them.
     clients_per_round: int | None = None
+    #: Whether all models are measured everywhere at the end; see `add_cross_site_evaluation`.
+    cross_site: bool = False
 
     def __init__(
         self,
@@ -134,7 +136,11 @@ class Recipe(Checked, ABC):
         """
         del sites
         return partial(
-            SynchronousTraining, seed=seed, durations=durations, cohort=self.clients_per_round
+            SynchronousTraining,
+            seed=seed,
+            durations=durations,
+            cohort=self.clients_per_round,
+            keep_local=self.cross_site,
         )
 
     def version_0(self) -> InitialModel:
@@ -211,6 +217,8 @@ class Recipe(Checked, ABC):
             "train_args": list(self.train_args),
             "task_timeout": self.task_timeout,
         }
+        if self.cross_site:
+            shared["cross_site"] = True
         model = self.initial.layout.digest
         if self._from_file is not None:
             model = digest_of_file(Path(self._from_file))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from covey.actors.jobs.checkpoint import BEST, MODEL
 from covey.actors.jobs.states import RunStatus
+from covey.actors.jobs.workflow import CROSS_SITE
 from covey.actors.observe.events import EventKind, RunEvent
 from covey.actors.observe.journal import Journal
 from covey.actors.runtime import System, SystemStatistics
@@ -82,6 +83,15 @@ class Run:
     def best_model(self) -> dict[str, Any]:
         """The model with the best key metric; raises `FileNotFoundError` if none was measured."""
         return _read(self._folder / BEST)
+
+    def cross_site(self) -> dict[str, dict[str, dict[str, float | None]]]:
+        """Metrics by model and site, of a recipe with `add_cross_site_evaluation`.
+
+        Raises `FileNotFoundError` before the evaluation is through, and where there is none.
+        """
+        matrix: dict[str, dict[str, dict[str, float | None]]]
+        matrix = json.loads((self._folder / CROSS_SITE).read_text())
+        return matrix
 
     def plot(self, metric: str | None = None) -> Plot:
         """Pictures of what has been measured so far, for a notebook to show.

@@ -272,8 +272,8 @@ def _sites(number: int, names: Sequence[str] | None) -> tuple[str, ...]:
         # A name becomes part of addresses, and the name of its log.
         if not isinstance(site, str) or not NAME.fullmatch(site):
             raise ConfigError("clients", f"{site!r}; {NAME_RULE}")
-    if "server" in sites or "global" in sites:
-        raise ConfigError("clients", "'server' and 'global' are taken")
+    if {"server", "global", "best"} & set(sites):
+        raise ConfigError("clients", "'server', 'global' and 'best' are taken")
     return sites
 
 

@@ -32,6 +32,7 @@ from covey.algorithms.tensors.control import has_control, write_alone
 from covey.transport import Registry
 
 from .console import Console
+from .cross_site import workflow_of
 from .durations import Drawn
 from .errors import ConfigError
 from .folder import RunFolder
@@ -204,7 +205,7 @@ class Simulation:
             crashed=partial(self._end_early, RunStatus.FAILED),
             training=self._training(),
             task_deadline_s=recipe.task_timeout,
-            workflow=recipe.workflow,
+            workflow=workflow_of(recipe),
             info={
                 "job": self._folder.id,
                 "seed": self._folder.seed,

@@ -59,6 +59,18 @@ class Checkpoint:
         """Where sites keep what they need in the next round, each in a folder that it makes."""
         return self._own / "sites"
 
+    def local(self, site: str) -> Path:
+        """Where a site's own last model lies, if it is kept."""
+        return self._own / "local" / f"{site}.safetensors"
+
+    @contextmanager
+    def writing_local(self, site: str) -> Generator[int]:
+        """As `writing`, for a site's own model."""
+        path = self.local(site)
+        path.parent.mkdir(exist_ok=True)
+        with _written_aside(path) as fd:
+            yield fd
+
     @contextmanager
     def writing(self, version: int) -> Generator[int]:
         """Give a file descriptor to write a version to; it becomes the version's file at the end.

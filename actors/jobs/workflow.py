@@ -10,7 +10,7 @@ on by calling it again, with `first` the first round that is not through.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Final, Literal, Protocol, TypeAlias
 
 from covey.algorithms.cyclic import site_of_turn
 
@@ -78,6 +78,32 @@ class Rounds(Protocol):
         """
         ...
 
+    @property
+    def models(self) -> Sequence[str]:
+        """What `measure` can measure now: "global" (the current model), "best", and sites' own.
+
+        A site's own model is the last that it sent; it goes by the site's name, and is there if
+        the run keeps them.
+        """
+        ...
+
+    async def measure(
+        self, model: str, sites: Sequence[str] | None = None
+    ) -> Mapping[str, Mapping[str, float]]:
+        """Have one of `models` evaluated, for whoever asks: nothing is judged or recorded.
+
+        Args:
+            model: Its name.
+            sites: Who evaluates; None: those that have shown that they can.
+
+        Returns the metrics of each site that answered; a site that fails is told.
+        """
+        ...
+
+    def notice(self, text: str) -> None:
+        """Tell something to who follows the run."""
+        ...
+
     def save(self, name: str, data: Any) -> None:
         """Write data as a JSON file of that name into the run's folder; infinity and NaN as null.
 
@@ -87,6 +113,9 @@ class Rounds(Protocol):
 
 
 Workflow: TypeAlias = Callable[[Rounds], Awaitable[None]]
+
+#: The file of `cross_site_evaluation`: {model: {site: {metric: value}}}.
+CROSS_SITE: Final = "cross_site.json"
 
 
 async def federated_averaging(rounds: Rounds) -> None:
@@ -127,3 +156,24 @@ async def cyclic(rounds: Rounds, order: Literal["fixed", "random"] = "fixed") ->
 async def evaluation(rounds: Rounds) -> None:
     """Have the initial model evaluated by all sites, and train nothing."""
     await rounds.evaluate(rounds.first, rounds.sites)
+
+
+async def cross_site_evaluation(rounds: Rounds, training: Workflow, all_can: bool = False) -> None:
+    """Cross-site evaluation: after training, every model is measured at every site.
+
+    1. Train.
+    2. Have each site that can evaluate measure the last global model, the best one, and the last
+       model of each site's own.
+    3. Save the matrix: metrics by model and site.
+
+    Sites that have not shown yet that they can evaluate are asked too if `all_can`.
+    """
+    await training(rounds)
+    sites = rounds.sites if all_can else None
+    matrix = {model: await rounds.measure(model, sites) for model in rounds.models}
+    if not any(matrix.values()):
+        rounds.notice(
+            "cross-site evaluation: no client has measured anything; scripts must tell tasks "
+            "apart by is_evaluate()"
+        )
+    rounds.save(CROSS_SITE, matrix)

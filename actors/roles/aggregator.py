@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 
 from covey.algorithms import (
@@ -19,6 +20,7 @@ from covey.algorithms import (
     BadSetting,
     BadUpdate,
     Contribution,
+    FedAvg,
     NonFiniteUpdate,
     UpdateInfo,
     fold,
@@ -108,7 +110,7 @@ class Aggregator(Actor):
         updates, unfit = self._pull()
         while updates:
             try:
-                await self._offload(msg.round + 1, updates)
+                await self._offload(msg.round + 1, updates, msg.apart)
             except NonFiniteUpdate as error:
                 unfit[error.site] = str(error)
                 updates = [update for update in updates if update.site != error.site]
@@ -146,17 +148,19 @@ class Aggregator(Actor):
         model = BlobRef(self._blobs.register(blob), blob.size)
         return Stepped(model, folded, unfit)
 
-    async def _offload(self, version: int, updates: list[Contribution]) -> None:
+    async def _offload(self, version: int, updates: list[Contribution], apart: bool) -> None:
         unwanted = threading.Event()
         if len(updates) * self._layout.size <= INLINE_BYTES:
-            self._fold(version, updates, unwanted)
+            self._fold(version, updates, unwanted, apart)
             return
         try:
-            await asyncio.to_thread(self._fold, version, updates, unwanted)
+            await asyncio.to_thread(self._fold, version, updates, unwanted, apart)
         finally:
             unwanted.set()  # cancelled, nobody waits for the thread any more
 
-    def _fold(self, version: int, updates: list[Contribution], unwanted: threading.Event) -> None:
+    def _fold(
+        self, version: int, updates: list[Contribution], unwanted: threading.Event, apart: bool
+    ) -> None:
         def check() -> None:
             if unwanted.is_set():
                 raise asyncio.CancelledError
@@ -176,8 +180,21 @@ class Aggregator(Actor):
                 number=version,
                 checkpoint=check,
             )
+        if apart:
+            self._write_apart(old, updates, check)
         self._checkpoint.save_arrays(version, state)
         self._state, self._state_of = state, version
+
+    def _write_apart(
+        self, old: memoryview, updates: list[Contribution], check: Callable[[], None]
+    ) -> None:
+        """Write each site's own model, whole: an update may be a difference, or lack variables."""
+        alone = FedAvg(exclude_vars=self._rule.excluded)
+        for update in updates:
+            only = replace(update, weight=1.0)
+            with self._checkpoint.writing_local(update.site) as fd:
+                write = partial(write_all, fd)
+                fold(old, self._layout, [only], alone, write, checkpoint=check)
 
     def _state_after(self, version: int) -> dict[str, F64]:
         """A copy of what the rule kept after a version, from disk where a run goes on."""

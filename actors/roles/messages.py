@@ -245,9 +245,14 @@ class Step(Message["Aggregator", "Stepped"], id=122):
     """Fold what has come in and make the next model.
 
     It names no sites: a message has a bound, a federation need not have one.
+
+    Attributes:
+        round: The round.
+        apart: Whether each site's own model is to be kept, too.
     """
 
     round: int
+    apart: bool = False
 
 
 @dataclass(frozen=True, slots=True)

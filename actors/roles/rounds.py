@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from covey.algorithms import mean_metrics
 
+from ..downloads.blobs import BlobRef
 from .messages import Failure, Update
 
 
@@ -25,6 +26,8 @@ class Round:
         waiting: Sites that have not answered, in the federation's order.
         done: Updates by site.
         failed: Failures by site.
+        model: What is sent and told to nobody but who asked; None: the current model, for all
+            to know.
     """
 
     task: str
@@ -33,6 +36,7 @@ class Round:
     waiting: dict[str, None]
     done: dict[str, Update] = field(default_factory=dict[str, Update])
     failed: dict[str, Failure] = field(default_factory=dict[str, Failure])
+    model: BlobRef | None = None
 
     @classmethod
     def of(cls, task: str, number: int, minimum: int, sites: Iterable[str]) -> Round:

@@ -12,12 +12,14 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from random import Random
 from typing import Any, cast
 
 from covey.algorithms import derive
 from covey.client.messages import TaskName
 
+from ..downloads.blobs import Blob, BlobRef
 from ..jobs.checkpoint import write_atomically
 from ..runtime import ActorError, Ref, Restart
 from .aggregator import Aggregator
@@ -26,6 +28,9 @@ from .job import Job
 from .messages import Assign, Begin, Contribute, Counted, Failure, Step, Submit, Taken, Update
 from .plan import QuorumLost
 from .rounds import Round
+
+# What models are called that are no site's own.
+GLOBAL_MODEL, BEST_MODEL = "global", "best"
 
 # Tasks pushed in one turn of the loop. Thousands of clients by function work in turns too:
 # pushed all at once, each would have left the processor's caches before it works.
@@ -42,6 +47,7 @@ class SynchronousTraining:
         seed: int = 0,
         cohort: int | None = None,
         durations: Callable[[str], float] | None = None,
+        keep_local: bool = False,
     ) -> None:
         """Train for `job`.
 
@@ -51,11 +57,14 @@ class SynchronousTraining:
             cohort: Sites that are drawn for each round, None for all.
             durations: Draws the virtual seconds that a site takes for its next task; a round
                 takes as long as its slowest site. None in real time.
+            keep_local: Keep the last model of each site's own, to be measured.
         """
         self._job = job
         self._seed = seed
         self._cohort = cohort
         self._durations = durations
+        self._keep_local = keep_local
+        self._some_train = False  # others of them in the next round
         self._plan = job.plan
         self._round: Round | None = None
         self._settled: asyncio.Future[None] | None = None
@@ -104,6 +113,7 @@ class SynchronousTraining:
     async def train(self, round: int, sites: Sequence[str] | None = None) -> Mapping[str, float]:
         """Have sites train on the current model; return the metrics measured on it."""
         await self._aggregator.ask(Begin(round, self._job.model))
+        self._some_train = sites is not None or self._cohort is not None
         asked = self._drawn(round) if sites is None else list(sites)
         began = self._job.ctx.now
         work = await self._run_round("train", round, asked, min(self._plan.minimum, len(asked)))
@@ -133,7 +143,8 @@ class SynchronousTraining:
         # A fold takes as long as it takes; the aggregator's death would end the wait.
         self._stepping = True
         try:
-            step = Step(round)
+            last = round + 1 >= self._plan.rounds or self.stopped
+            step = Step(round, apart=self._keep_local and (last or self._some_train))
             stepped = await self._aggregator.ask(step, timeout=float("inf"))
         finally:
             self._stepping = False
@@ -180,6 +191,40 @@ class SynchronousTraining:
         evaluators = self._plan.progress.evaluators
         return [site for site in self._plan.sites if site in evaluators]
 
+    @property
+    def models(self) -> Sequence[str]:
+        """The names of the models that can be measured."""
+        best = [] if self._plan.progress.best.version is None else [BEST_MODEL]
+        checkpoint = self._plan.checkpoint
+        own = [site for site in self._plan.sites if checkpoint.local(site).is_file()]
+        return [GLOBAL_MODEL, *best, *own]
+
+    async def measure(
+        self, model: str, sites: Sequence[str] | None = None
+    ) -> Mapping[str, Mapping[str, float]]:
+        """Have a model evaluated; tell nobody of it."""
+        asked = self._evaluators() if sites is None else list(sites)
+        if model == GLOBAL_MODEL:
+            work = await self._run_round("evaluate", self._job.version, asked, 0, self._job.model)
+        else:
+            blob = Blob.of_file(self._path_of(model))
+            ref = BlobRef(self._plan.blobs.register(blob), blob.size)
+            try:
+                work = await self._run_round("evaluate", self._job.version, asked, 0, ref)
+            finally:
+                self._plan.blobs.release(ref.rid)
+        return {site: work.done[site].metrics for site in asked if site in work.done}
+
+    def _path_of(self, model: str) -> Path:
+        best = self._plan.progress.best.version
+        if model == BEST_MODEL and best is not None:
+            return self._plan.checkpoint.path(best)
+        return self._plan.checkpoint.local(model)
+
+    def notice(self, text: str) -> None:
+        """Tell something to who follows the run."""
+        self._job.telling.notice(None, text)
+
     def save(self, name: str, data: Any) -> None:
         """Write a JSON file into the run's folder."""
         text = json.dumps(without_nan(data), indent=1) + "\n"
@@ -188,7 +233,12 @@ class SynchronousTraining:
     # One round -------------------------------------------------------------
 
     async def _run_round(
-        self, task: TaskName, number: int, sites: list[str], minimum: int
+        self,
+        task: TaskName,
+        number: int,
+        sites: list[str],
+        minimum: int,
+        model: BlobRef | None = None,
     ) -> Round:
         present = set(self._job.employment.present)
         self._asked = frozenset(sites)  # those of them that are away may come back in time
@@ -196,7 +246,9 @@ class SynchronousTraining:
         here = [site for site in sites if site in present]
         self._round = work = Round.of(task, number, minimum, here)
         self._settled = asyncio.get_running_loop().create_future()
-        self._job.telling.round_started(work)
+        work.model = model
+        if model is None:
+            self._job.telling.round_started(work)
         if not work.settled:
             self._job.ctx.run(self._push(work), lambda _: None)
             await self._settled
@@ -241,7 +293,7 @@ class SynchronousTraining:
             work.number,
             self._attempts,
             plan.rounds,
-            self._job.model,
+            work.model or self._job.model,
             plan.task_deadline_s,
         )
 
@@ -293,7 +345,8 @@ class SynchronousTraining:
             if update.evaluates:
                 self._plan.progress.evaluators[site] = None
             work.finish(site, update)
-            self._job.telling.update(work.task, work.number, site, update)
+            if work.model is None:
+                self._job.telling.update(work.task, work.number, site, update)
         elif counted.verdict == "refused":
             self.lose(site, Failure("BadUpdate", counted.text, fatal=False))
         self._check_settled()
