@@ -40,10 +40,10 @@ class FedOptRecipe(FedAvgRecipe):
 
     def check(self) -> None:
         """See `Recipe.check`."""
-        super().check()
         if not hasattr(self.optimizer, "state_names"):
             why = f"{self.optimizer!r} is none; give one of covey.algorithms, such as Adam(lr=0.01)"
             raise ConfigError("optimizer", why)
+        super().check()
 
     def aggregation(self) -> FedOpt:
         """FedOpt's rule."""
