@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
-from covey.actors.jobs.function import TrainFunction
+from covey.actors.jobs.calls import TrainFunction
 from covey.actors.roles.plan import Progress
 from covey.algorithms import (
     Aggregation,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from covey.actors.jobs.function import TrainFunction
+from covey.actors.jobs.calls import TrainFunction
 from covey.actors.jobs.workflow import evaluation
 from covey.actors.roles.plan import Progress
 from covey.algorithms import Aggregation, BadSetting, BestModel, FedAvg

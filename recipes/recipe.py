@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, Self
 
-from covey.actors.jobs.function import TrainFunction
+from covey.actors.jobs.calls import TrainFunction
 from covey.actors.jobs.launchers import imports
 from covey.actors.jobs.manifest import JobManifest, digest_of_file, digest_of_text
 from covey.actors.jobs.workflow import Workflow, federated_averaging

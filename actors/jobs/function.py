@@ -15,43 +15,33 @@ import math
 import threading
 import time
 import traceback
-from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final, TypeAlias, cast
+from typing import Any, Final, cast
 
 import numpy as np
 
 from covey.algorithms import derive, generator
-from covey.algorithms.tensors.control import join, split
+from covey.algorithms.tensors.control import join
 from covey.client import FLModel, ParamsType, Scaffold
 from covey.client.messages import Answer, Metric, Task
 from covey.client.state import ClientState
 from covey.transport import Scalar
 
+from .calls import QUICK_S, Call, QuickCalls, TrainFunction
 from .launchers.errors import Fault, ScriptError, ScriptFailed
 from .launchers.script import Outcome
-from .parameters import Parameters, Params
+from .parameters import Parameters
 from .threads import Slots, Threads
 
-# After a call that took longer than this the next one is made in a thread:
-# progress lines and Ctrl-C stay prompt.
-QUICK_S = 0.005
-# Quick calls made in one turn of the loop, each kind of work for all of them before the
-# next: lending, calling and packing client by client takes a third longer, since each
-# runs more code than a processor's nearest cache holds. More of them at once would take
-# more memory than the next one holds.
-TOGETHER = 16
 # A call that was given up, and goes on for this many times as long as it was waited for, is taken
 # for hung: its slot goes to others, which would else wait for ever.
 HUNG_FACTOR = 10
 
 NO_CONFIG: Final[Mapping[str, Scalar]] = MappingProxyType({})
-
-TrainFunction: TypeAlias = Callable[[Params, "TrainContext"], Any]
 
 
 class FunctionFailed(ScriptFailed):
@@ -241,126 +231,6 @@ class FunctionScript:
 
     def kill(self) -> None:
         """A call that is at work in a thread runs on unheeded: Python cannot end it."""
-
-
-class Call:
-    """One call of a function, and what became of it."""
-
-    __slots__ = (
-        "context",
-        "error",
-        "function",
-        "made",
-        "outcome",
-        "over",
-        "params",
-        "returned",
-        "script",
-        "seconds",
-        "task",
-        "token",
-    )
-
-    def __init__(
-        self, script: FunctionScript, task: Task, function: TrainFunction, context: TrainContext
-    ) -> None:
-        self.script = script
-        self.task = task
-        self.function = function
-        self.context = context
-        self.params: Params | None = None
-        self.token: object = None
-        self.returned: Any = None
-        # The rest is of calls that are made on the loop.
-        self.made = False
-        self.seconds = 0.0
-        self.error: BaseException | None = None
-        self.outcome: Outcome | None = None
-        self.over: asyncio.Future[None]
-
-    def lend(self, parameters: Parameters) -> None:
-        """Get parameters of its own."""
-        assert self.task.model is not None
-        self.params, self.token = parameters.lend(self.task.model, self.task.round)
-        if parameters.has_control:
-            self.params, self.context.control = split(self.params)
-
-    def make(self) -> Any:
-        """Call the function; its parameters are its own then, and may be lent again."""
-        params, self.params = self.params, None
-        assert params is not None
-        return self.function(params, self.context)
-
-
-class QuickCalls:
-    """Makes quick calls on the loop, `TOGETHER` of them in one turn."""
-
-    def __init__(self, owner: FunctionClients) -> None:
-        self._owner = owner
-        self._waiting: deque[Call] = deque()
-        self._due = False
-
-    async def make(self, call: Call) -> None:
-        """Return when the call is over; it is not made if the function is no longer quick."""
-        call.over = asyncio.get_running_loop().create_future()
-        self._waiting.append(call)
-        if not self._due:
-            self._come_back()
-        await call.over
-
-    def _come_back(self) -> None:
-        self._due = True
-        asyncio.get_running_loop().call_soon(self._work)
-
-    def _work(self) -> None:
-        waiting = self._waiting
-        taken = [waiting.popleft() for _ in range(min(TOGETHER, len(waiting)))]
-        calls = [call for call in taken if not call.over.done()]  # others were cancelled
-        self._due = False
-        if waiting:
-            self._come_back()
-        for call in calls:
-            self._lend(call)
-        for call in calls:
-            self._call(call)
-        for call in calls:
-            self._finish(call)
-
-    def _lend(self, call: Call) -> None:
-        try:
-            call.lend(self._owner.parameters)
-        except Exception as error:
-            call.error = error
-
-    def _call(self, call: Call) -> None:
-        owner = self._owner
-        if call.error is not None or not owner.is_quick(call.function, call.script.site):
-            return
-        call.made = True
-        began = time.perf_counter()
-        try:
-            call.returned = call.make()
-        except (Exception, SystemExit, asyncio.CancelledError) as error:
-            call.error = error
-        call.seconds = time.perf_counter() - began
-        owner.learn(call.function, call.script.site, call.seconds)
-
-    def _finish(self, call: Call) -> None:
-        if call.made and call.error is None and not inspect.isawaitable(call.returned):
-            try:
-                call.outcome = call.script.outcome(call.task, call.returned, call.token)
-            except Exception as error:
-                call.error = error
-        if call.seconds > QUICK_S:
-            # A deadline that passed meanwhile is due before this, and ends it as in a thread.
-            asyncio.get_running_loop().call_later(QUICK_S, _set, call.over)
-        else:
-            _set(call.over)
-
-
-def _set(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
 
 
 class FunctionClients:
