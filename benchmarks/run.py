@@ -29,6 +29,7 @@ BENCHMARKS = {
     "codec": "Codec",
     "ingestion": "Updates into a buffer",
     "asynchronous": "Asynchronous training in virtual time",
+    "accuracy": "Sites with different data (Dirichlet 0.1), the same budget",
     "slope": "Fifty rounds: resident memory",
     "simulation": "Virtual time",
 }
