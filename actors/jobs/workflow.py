@@ -97,6 +97,9 @@ class Rounds(Protocol):
             sites: Who evaluates; None: those that have shown that they can.
 
         Returns the metrics of each site that answered; a site that fails is told.
+
+        Raises:
+            ValueError: There is no such model now.
         """
         ...
 

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 from ..downloads.blobs import Blob, BlobRef
 from ..jobs.states import RunStatus
 from ..runtime import Actor, Down, Message, Rejected, handles
+from .blame import WorkflowFailed
 from .employment import Employment
 from .messages import Counted, Failure, Returned, Streamed, Submit
 from .plan import JobPlan, Outcome, QuorumLost
@@ -126,6 +127,9 @@ class Job(Actor):
             work.result()
         except QuorumLost as error:
             return _without_quorum(error)
+        except WorkflowFailed as error:
+            why, failure = str(error), error.failure
+            return Outcome(RunStatus.FAILED, why, None, self.version, failure)
         except (Rejected, OSError) as error:
             return Outcome(RunStatus.FAILED, _text(error), None, self.version)
         return Outcome(RunStatus.COMPLETED)

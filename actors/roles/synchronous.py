@@ -23,6 +23,7 @@ from ..downloads.blobs import Blob, BlobRef
 from ..jobs.checkpoint import write_atomically
 from ..runtime import ActorError, Ref, Restart
 from .aggregator import Aggregator
+from .blame import WorkflowFailed, blame
 from .employment import PUSH_TIMEOUT_S, RETRY_S
 from .job import Job
 from .messages import Assign, Begin, Contribute, Counted, Failure, Step, Submit, Taken, Update
@@ -86,7 +87,15 @@ class SynchronousTraining:
 
     async def work(self) -> None:
         """See `Training.work`."""
-        await self._plan.workflow(self)
+        try:
+            await self._plan.workflow(self)
+        except (QuorumLost, ActorError, OSError):
+            raise
+        except Exception as error:
+            failure = blame(error)
+            if failure is None:
+                raise
+            raise WorkflowFailed(failure) from error
 
     # What the workflow sees ------------------------------------------------
 
@@ -203,6 +212,9 @@ class SynchronousTraining:
         self, model: str, sites: Sequence[str] | None = None
     ) -> Mapping[str, Mapping[str, float]]:
         """Have a model evaluated; tell nobody of it."""
+        if model not in self.models:
+            known = ", ".join(self.models)
+            raise ValueError(f"there is no such model as {model!r} now; there are {known}")
         asked = self._evaluators() if sites is None else list(sites)
         if model == GLOBAL_MODEL:
             work = await self._run_round("evaluate", self._job.version, asked, 0, self._job.model)

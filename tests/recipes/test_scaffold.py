@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import shutil
+import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -188,12 +189,12 @@ def test_by_a_torch_script_it_is_the_paper_s_algorithm(lab: Lab) -> None:
     digits.assert_close(run.model(), oracle([digits.names()] * ROUNDS))
 
 
-def test_scripts_that_start_anew_for_each_task_find_their_control_variates(lab: Lab) -> None:
+def test_scripts_find_their_control_variates_however_they_run(lab: Lab) -> None:
     shutil.copy(Path(digits.__file__), lab.folder / "digits.py")
     settings = {"train_script": lab.client(text=NUMPY), "num_rounds": 3}
     once = recipe(**settings).execute(lab.env(SITES))
-    anew = recipe(**settings).execute(lab.env(SITES, restart_scripts=True))
-    assert digest_of(anew) == digest_of(once)
+    for way in ({"restart_scripts": True}, {"isolation": "inline"}):
+        assert digest_of(recipe(**settings).execute(lab.env(SITES, **way))) == digest_of(once)
 
 
 @pytest.mark.parametrize("place", ["site-2-1", "site-3-2"])
@@ -211,6 +212,45 @@ def test_a_run_that_was_cut_off_ends_with_the_same_bytes(lab: Lab, place: str) -
     assert len(folders) == 2
     assert digest_of(folders[0]) == digest_of(folders[1])
     assert not (folders[0] / "checkpoint").exists()
+
+
+FUNCTIONS = """
+import os
+import signal
+
+import digits
+from covey.recipes import ScaffoldRecipe, SimEnv
+
+
+def train(params, ctx):
+    scaffold = ctx.scaffold(params)
+    for images, labels in digits.batches(ctx.site):
+        gradient = digits.gradient(params, images + 0.01 * ctx.rng.normal(size=64), labels)
+        scaffold.correct_gradients(gradient)
+        for name in params:
+            params[name] -= digits.LR * gradient[name]
+    answer = scaffold.update(params, lr=digits.LR)
+    if (ctx.site, str(ctx.round)) == ("site-3", os.environ.get("KILL_AT")):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return answer
+
+
+recipe = ScaffoldRecipe(initial_model=digits.initial(), num_rounds=4, train=train,
+    clients_per_round=3)
+recipe.execute(SimEnv(num_clients=4, seed=5))
+"""
+
+
+def test_functions_go_on_with_the_same_bytes_too(lab: Lab) -> None:
+    shutil.copy(Path(digits.__file__), lab.folder / "digits.py")
+    (lab.folder / "job.py").write_text(FUNCTIONS)
+    assert lab.run(KILL_AT="2").returncode == -signal.SIGKILL
+    resumed = lab.run()
+    assert "resuming an unfinished run at round 2" in resumed.stdout, resumed.stderr
+    undisturbed = lab.run(COVEY_FRESH="1")
+    assert undisturbed.returncode == 0, undisturbed.stderr
+    first, second = lab.folders()
+    assert digest_of(first) == digest_of(second)
 
 
 # What is in which file --------------------------------------------------------
