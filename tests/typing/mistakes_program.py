@@ -5,7 +5,7 @@ from __future__ import annotations
 from user_program import Count, Counter, Shout, Speaker, Values, train
 
 from covey.actors.runtime import Ref, System
-from covey.recipes import FedAvgRecipe, SimEnv
+from covey.recipes import CyclicRecipe, FedAvgRecipe, FedProxRecipe, SimEnv
 
 
 async def actors(system: System, counter: Ref[Counter], speaker: Ref[Speaker]) -> None:
@@ -24,3 +24,5 @@ async def recipes() -> None:
     FedAvgRecipe(initial_model={}, num_round=3, train=train)  # MISTAKE: no such setting
     SimEnv(num_clients="two")  # MISTAKE: not a number
     SimEnv(isolation="thread")  # MISTAKE: no such isolation
+    FedProxRecipe(initial_model={}, nu=0.1, train=train)  # MISTAKE: no such setting
+    CyclicRecipe(initial_model={}, order="lot", train=train)  # MISTAKE: no such order

@@ -11,7 +11,19 @@ import numpy as np
 import numpy.typing as npt
 
 from covey.actors.runtime import Actor, ActorError, Message, Pull, Ref, System, broadcast, handles
-from covey.recipes import FedAvgRecipe, Run, RunEvent, RunStatus, SimEnv, TrainContext
+from covey.client import FLModel
+from covey.recipes import (
+    CyclicRecipe,
+    FedAvgRecipe,
+    FedProxRecipe,
+    Run,
+    RunEvent,
+    RunStatus,
+    ScaffoldRecipe,
+    SimEnv,
+    TrainContext,
+    add_cross_site_evaluation,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +101,15 @@ def train(params: Params, ctx: TrainContext) -> Params:
     return {name: value + ctx.rng.random() for name, value in params.items()}
 
 
+def corrected(params: Params, ctx: TrainContext) -> FLModel:
+    """Train with control variates."""
+    scaffold = ctx.scaffold(params)
+    gradients = {name: value - 1.0 for name, value in params.items()}
+    scaffold.correct_gradients(gradients)
+    moved = {name: value - 0.1 * gradients[name] for name, value in params.items()}
+    return scaffold.update(moved, lr=0.1)
+
+
 async def recipes() -> None:
     """Run a recipe."""
     recipe = FedAvgRecipe(name="typed", initial_model={"w": np.zeros(3)}, train=train)
@@ -98,3 +119,10 @@ async def recipes() -> None:
     assert_type(run.get_result(), Path)
     async for event in run.events():
         assert_type(event, RunEvent)
+    for other in (
+        FedProxRecipe(mu=0.1, model={"w": np.zeros(3)}, train=train),
+        ScaffoldRecipe(server_lr=0.5, initial_model={"w": np.zeros(3)}, train=corrected),
+        CyclicRecipe(order="random", initial_model={"w": np.zeros(3)}, train=train, num_rounds=3),
+    ):
+        add_cross_site_evaluation(other)
+        assert_type(run.cross_site(), dict[str, dict[str, dict[str, float | None]]])
