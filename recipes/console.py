@@ -39,6 +39,9 @@ _HINT_S: Final = 20.0
 #: A bar is redrawn ten times a second; updating it more often only costs time.
 _BAR_EVERY_S: Final = 0.1
 
+#: Lines of versions, in asynchronous training, come at most this often.
+_VERSION_EVERY_S: Final = 0.5
+
 
 #: How the folder of a kind of tracking is looked at.
 _LOOK_AT: Final = {
@@ -85,6 +88,7 @@ class Console:
         self._board: Board | None = None
         self._bar: Bar | None = None
         self._bar_at = 0.0
+        self._version_at = 0.0
         self._dead = False
         self._state = _State()
 
@@ -152,6 +156,9 @@ class Console:
             self._line(text)
 
     def _round_finished(self, event: RunEvent) -> None:
+        if "staleness" in event.data:
+            self._version_finished(event)
+            return
         data = event.data
         what = " (final model)" if data.get("task") == "evaluate" else ""
         self._state.finish_round(event)
@@ -165,6 +172,24 @@ class Console:
             )
         )
         self._draw(event, now=True)
+
+    def _version_finished(self, event: RunEvent) -> None:
+        """Of asynchronous training: thousands of versions a second are a few lines."""
+        data, state = event.data, self._state
+        state.finish_round(event)
+        if event.time - self._version_at >= _VERSION_EVERY_S or self._verbose:
+            self._version_at = event.time
+            self._line(
+                _joined(
+                    f"version {event.round}",
+                    _sites(data, state.failed_sites),
+                    f"staleness {data['staleness']:.3g}",
+                    _metrics(data.get("metrics", {})),
+                    _seconds(data.get("seconds")),
+                )
+            )
+            state.failed_sites.clear()
+        self._draw(event)
 
     def _finished(self, event: RunEvent) -> None:
         prefix = self._prefix()  # as it was while other runs were beside this one
@@ -258,6 +283,8 @@ class _State:
             self._failures.append(event)
 
     def progress(self) -> str:
+        if self._round is None:
+            return f"version {self.rounds_done}: {_count(self.answered, 'update')}"
         return f"round {self._round}: {self.answered} of {_count(self._sites, 'site')}"
 
     def waiting_for(self, data: Mapping[str, Any]) -> str:
