@@ -31,6 +31,9 @@ class AsynchronousAggregation(LinearAggregation):
         BadSetting: A setting is unknown or out of its range.
     """
 
+    #: Whether a step may have no more than one update: a sum of several is something else.
+    one_by_one: bool = False
+
     def __init__(
         self,
         *,

@@ -47,6 +47,7 @@ class FedAsync(AsynchronousAggregation):
     """
 
     params_type = ParamsType.FULL
+    one_by_one = True
 
     def __init__(
         self,
@@ -73,8 +74,10 @@ class FedAsync(AsynchronousAggregation):
 
         Raises:
             TooStale: It is staler than `max_staleness`.
+            BadUpdate: The reported weight is negative, infinite or not a number.
             BadSetting: The staleness function gives no weight at this staleness.
         """
+        super().weigh(info)  # metrics are weighed by what is reported
         return self.alpha * super().weigh(replace(info, weight=1.0))
 
     def combine(

@@ -103,9 +103,8 @@ class FedBuff(AsynchronousAggregation):
             BadUpdate: The reported weight is negative, infinite or not a number.
             BadSetting: The staleness function gives no weight at this staleness.
         """
-        if self.weights == "equal":
-            info = replace(info, weight=1.0)
-        return super().weigh(info)
+        weight = super().weigh(info)  # whatever counts: metrics are weighed by what is reported
+        return super().weigh(replace(info, weight=1.0)) if self.weights == "equal" else weight
 
     def combine(
         self,

@@ -52,13 +52,13 @@ class _Words(np.random.bit_generator.ISeedSequence):
         return np.frombuffer(self._digest, dtype, n_words)
 
 
-def generator(run_seed: int, site: str, round: int) -> np.random.Generator:
-    """A NumPy generator for one site in one round.
+def generator(run_seed: int, *parts: str | int) -> np.random.Generator:
+    """A NumPy generator for the named part of a run, such as one site in one round.
 
     It is PCG64 DXSM with the derived seed as its state: cheap to make, and a resumed run draws
     in a round exactly what the undisturbed run drew in it.
     """
     # 4 words of 64 bits: state and increment.
-    words = _Words(_digest(32, run_seed, (site, round)))
+    words = _Words(_digest(32, run_seed, parts))
     # NumPy documents any ISeedSequence as a seed; its stubs name SeedSequence alone.
     return np.random.Generator(np.random.PCG64DXSM(cast("np.random.SeedSequence", words)))

@@ -67,6 +67,7 @@ class Task(Record, id=210):
         model: Absolute path of the global model, a safetensors file that stays in place until
             the answer; None when the task carries no model (`submit_model`).
         size: Size of that file in bytes, 0 without one.
+        repeat: How often the site has had this round's model before, in training without rounds.
     """
 
     name: TaskName
@@ -74,6 +75,7 @@ class Task(Record, id=210):
     total_rounds: int
     model: str | None = None
     size: int = 0
+    repeat: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,8 @@ from typing import Any, Literal, Unpack
 
 from covey.actors.roles.asynchronous import AsynchronousSettings, AsynchronousTraining
 from covey.actors.roles.job import Job, Training
-from covey.actors.roles.virtual import Durations, VirtualTraining
+from covey.actors.roles.synchronous import Durations
+from covey.actors.roles.virtual import VirtualTraining
 from covey.algorithms import AsynchronousAggregation, FedBuff, ServerOptimizer, Staleness
 
 from .errors import ConfigError

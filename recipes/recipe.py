@@ -27,8 +27,7 @@ from covey.actors.jobs.manifest import JobManifest, digest_of_file, digest_of_te
 from covey.actors.jobs.workflow import Workflow, federated_averaging
 from covey.actors.roles.job import Job, Training
 from covey.actors.roles.plan import Progress
-from covey.actors.roles.synchronous import SynchronousTraining
-from covey.actors.roles.virtual import Durations
+from covey.actors.roles.synchronous import Durations, SynchronousTraining
 from covey.algorithms import Aggregation
 from covey.algorithms.errors import AlgorithmError, BadSetting
 from covey.algorithms.tensors import InitialModel, load_initial

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Collection, Generator, Mapping
 from contextlib import contextmanager, suppress
@@ -22,6 +23,7 @@ from covey.algorithms.tensors.dtypes import F64
 STATE: Final = "state.json"
 MODEL: Final = "model.safetensors"
 BEST: Final = "best_model.safetensors"
+_NUMBERED: Final = re.compile(r"[a-z]+-(\d+)\.[a-z]+")
 
 
 class Checkpoint:
@@ -95,7 +97,7 @@ class Checkpoint:
         write_atomically(self._own / STATE, json.dumps(state))
         self._version = version
         link(self._shown(version), self.folder / MODEL)
-        self._sweep(state, keep)
+        self._sweep(state, keep, version)
 
     def mark_best(self, version: int) -> None:
         """Let `best_model.safetensors` name a version that is still on disk."""
@@ -128,15 +130,19 @@ class Checkpoint:
         elif self.path(version).is_file():
             link(self._shown(version), self.folder / BEST)
 
-    def _sweep(self, state: Mapping[str, Any], keep: Collection[int] = ()) -> None:
-        """Remove all that the committed state does not name."""
+    def _sweep(
+        self, state: Mapping[str, Any], keep: Collection[int] = (), before: int | None = None
+    ) -> None:
+        """Remove what the committed state does not name, of versions `before` one if that is given.
+
+        Newer ones are being written, or have been and are not yet known of.
+        """
         versions = [
             v for v in (state["version"], state.get("best_version"), *keep) if v is not None
         ]
-        files = (self.path, self._shown, self._arrays_path)
-        kept = {self._own / STATE, *(file(v) for file in files for v in versions)}
+        kept = {self._own / STATE, *map(self.path, versions), *map(self._arrays_path, versions)}
         for stray in self._own.iterdir():
-            if stray not in kept and not stray.is_dir():
+            if stray not in kept and (before is None or 0 <= _version_of(stray) < before):
                 stray.unlink()
 
     # What an optimizer keeps ------------------------------------------------
@@ -185,6 +191,12 @@ def _written_aside(path: Path) -> Generator[int]:
         with suppress(OSError):
             partial.unlink()
         raise
+
+
+def _version_of(path: Path) -> int:
+    """Of which version a file is, -1 of none."""
+    found = _NUMBERED.fullmatch(path.name)
+    return -1 if found is None else int(found[1])
 
 
 def write_atomically(path: Path, text: str) -> None:

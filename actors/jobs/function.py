@@ -61,6 +61,7 @@ class TrainContext:
     """
 
     __slots__ = (
+        "_names",
         "_on_metric",
         "_rng",
         "_run_seed",
@@ -84,8 +85,11 @@ class TrainContext:
         on_metric: Callable[[Metric], None],
         config: Mapping[str, Scalar] = NO_CONFIG,
         state: Path | None = None,
+        repeat: int = 0,
     ) -> None:
         """Made for each call."""
+        # A site that is given a version again draws other numbers.
+        self._names: tuple[str | int, ...] = (site, round, repeat) if repeat else (site, round)
         self.config = config
         self.control: Mapping[str, Any] | None = None
         self._state = state
@@ -101,13 +105,13 @@ class TrainContext:
     @property
     def seed(self) -> int:
         """A 128-bit seed for this site and round."""
-        return derive(self._run_seed, self.site, self.round)
+        return derive(self._run_seed, *self._names)
 
     @property
     def rng(self) -> np.random.Generator:
         """NumPy's generator for this site and round."""
         if self._rng is None:
-            self._rng = generator(self._run_seed, self.site, self.round)
+            self._rng = generator(self._run_seed, *self._names)
         return self._rng
 
     @property

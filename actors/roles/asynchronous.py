@@ -11,13 +11,14 @@ import asyncio
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from random import Random
 from typing import Final
 
 from covey.algorithms import AsynchronousAggregation, derive
 
 from ..downloads.blobs import BlobRef
-from ..runtime import ActorError, AskTimeout, MailboxFull, Ref, Rejected, RemoteError
+from ..runtime import ActorError, AskTimeout, MailboxFull, Ref, Rejected, RemoteError, Stopped
 from .buffering import BufferedAggregator, BufferPlan, Intake
 from .employment import PUSH_TIMEOUT_S, RETRY_S
 from .job import Job
@@ -30,6 +31,7 @@ from .messages import (
     Fill,
     Filled,
     Flush,
+    Flushed,
     Follow,
     Submit,
     Taken,
@@ -43,6 +45,8 @@ from .versions import Version, Versions
 COMMIT_EVERY_S: Final = 1.0
 # Adding an update takes as long as it takes; the aggregator's end would end the wait.
 FILL_TIMEOUT_S: Final = 600.0
+# Sites that are named where there may be thousands.
+NAMED: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +84,19 @@ class AsynchronousTraining:
         self.idle: list[str] = []
         self._models: dict[int, BlobRef] = {}
         self._in_a_row: Counter[str] = Counter()
-        # Answers that are being counted, by lease.
-        self._under_way: dict[int, asyncio.Future[Counted]] = {}
-        # Sites whose lease has run out and that have not answered yet, and until when they may:
-        # some have never got their task, and from others a new one takes the old one away.
-        self._overdue: dict[str, float] = {}
+        # Leases whose answers are being counted, and sites that were lost meanwhile.
+        self._under_way: dict[int, None] = {}
+        self._counting = asyncio.Lock()
+        self._lost_meanwhile: dict[str, Failure] = {}
+        # How often a site has had a version, of the versions at work.
+        self._given: dict[int, Counter[str]] = {}
+        # Versions that were heard of before the one that comes before them.
+        self._early: dict[int, Advanced] = {}
+        self._flushes = 0
+        self._judged = self._closed = False
+        # Leases that have run out, by sites that have not answered yet. They get another one in
+        # as much time again: some have never got their task, from others it is taken away.
+        self._overdue: dict[str, Lease] = {}
         self._random = Random(derive(settings.seed, "turns"))
         self._over: asyncio.Future[None]
         self._rounds = SynchronousTraining(job)
@@ -123,6 +135,7 @@ class AsynchronousTraining:
         self.idle = job.employment.present
         job.ctx.run(self._follow(job.version), self._followed)
         self._check_over()
+        self._check_quorum()
         try:
             if not self.over:
                 await self.keep_at_work()
@@ -176,6 +189,7 @@ class AsynchronousTraining:
     def start(self, site: str, now: float) -> Lease:
         """Give a site the newest model under a new lease."""
         version, plan = self.job.version, self.job.plan
+        self._given.setdefault(version, Counter())
         lease = self.leases.grant(site, version, now)
         self._versions.give(version)
         msg = Assign(
@@ -187,7 +201,10 @@ class AsynchronousTraining:
             self._models[version],
             plan.task_deadline_s,
             difference=self.rule.params_type == "DIFF",
+            leased=True,
+            repeat=self._given[version][site],
         )
+        self._given[version][site] += 1
         ask = self.job.employment.trainers[site].ask(msg, timeout=PUSH_TIMEOUT_S)
         if not ask.done() or ask.exception() is not None:
             self.job.ctx.run(self._push(lease, msg, ask), lambda _: None)
@@ -215,39 +232,46 @@ class AsynchronousTraining:
         """See `Training.take`."""
         if self._evaluating:
             return await self._rounds.take(msg)
-        standing = self.leases.standing(msg.site, msg.attempt)
-        if standing == "stale" and msg.site in self._overdue:
+        lease, standing = self.leases.get(msg.attempt), self.leases.standing(msg.site, msg.attempt)
+        overdue = self._overdue.get(msg.site)
+        if overdue is not None and overdue.id == msg.attempt:
             self._too_late(msg)
-        if standing != "accepted":
+        if standing != "accepted" or lease is None:
             return Counted(standing, f"lease {msg.attempt} is over")
-        lease = self.leases.get(msg.attempt)
-        assert lease is not None
-        under_way = self._under_way.get(lease.id)
-        if under_way is None:
-            under_way = self._begin_answer(lease, msg.outcome)
-        # Begun, it goes on where the site withdraws what it sent: it is counted by then.
-        return await asyncio.shield(under_way)
+        if (msg.task, msg.round) != ("train", lease.version):
+            return Counted("refused", f"lease {lease.id} is for version {lease.version}")
+        if lease.id not in self._under_way:
+            # The site has kept its word, and need not wait until its update is counted.
+            self._under_way[lease.id] = None
+            self.leases.stop_clock(lease.id)
+            self.job.ctx.run(self._count(lease, msg.outcome), partial(self._counted, lease))
+        return Counted("accepted")
 
-    def _begin_answer(self, lease: Lease, outcome: Update | Failure) -> asyncio.Future[Counted]:
-        counted: asyncio.Future[Counted] = asyncio.get_running_loop().create_future()
+    async def _count(self, lease: Lease, outcome: Update | Failure) -> None:
+        async with self._counting:  # in the order in which they came
+            await self.answer(lease, outcome)
 
-        def end(result: Counted | Exception) -> None:
-            del self._under_way[lease.id]
-            if isinstance(result, Exception):
-                self._gone(result)
-                result = Counted("late", "the job is over")
-            counted.set_result(result)
-            self.fill_places()
+    def _counted(self, lease: Lease, result: Exception | None) -> None:
+        del self._under_way[lease.id]
+        if result is not None:
+            self._gone(result)
+        lost = self._lost_meanwhile.pop(lease.site, None)
+        if lost is not None:
+            self.lose(lease.site, lost)
+        self.fill_places()
 
-        self._under_way[lease.id] = counted
-        self.job.ctx.run(self.answer(lease, outcome), end)
-        return counted
-
-    async def answer(self, lease: Lease, outcome: Update | Failure) -> Counted:
+    async def answer(self, lease: Lease, outcome: Update | Failure) -> None:
         """A site has answered under its lease: count what it made, and set it free."""
         if isinstance(outcome, Failure):
             self._end_in_failure(lease, outcome)
-            return Counted("accepted")
+            return
+        try:
+            await self._answer(lease, outcome)
+        finally:
+            if outcome.tensors is not None:  # it is in the sum, or will never be
+                self.job.plan.blobs.release(outcome.tensors.rid)
+
+    async def _answer(self, lease: Lease, outcome: Update) -> None:
         filled = await self._fill(Fill(lease.site, lease.id, lease.version, outcome))
         if filled.verdict in ("accepted", "duplicate"):
             self._end_in_update(lease, outcome, filled)
@@ -260,7 +284,6 @@ class AsynchronousTraining:
             self._advance(filled.made)
         elif filled.steps:
             await self.version_under_way()
-        return Counted(filled.verdict, filled.text)
 
     async def version_under_way(self) -> None:
         """A thread makes a version: nobody waits for it."""
@@ -271,6 +294,8 @@ class AsynchronousTraining:
         while True:
             try:
                 return await self._aggregator.ask(fill, timeout=FILL_TIMEOUT_S)
+            except Stopped as error:
+                raise Rejected("aggregator", f"the aggregator is gone: {error}") from error
             except (AskTimeout, MailboxFull, RemoteError):
                 await asyncio.sleep(pause * self.job.ctx.rng.uniform(0.5, 1.0))
                 pause = min(longest, pause * 2)
@@ -294,7 +319,8 @@ class AsynchronousTraining:
 
     def _end_in_failure(self, lease: Lease, failure: Failure) -> None:
         """Nothing comes of a task: set its site free."""
-        self.leases.settle(lease.id)
+        if self.leases.settle(lease.id) is None:
+            return
         if not self._fail(lease, failure):
             self._free(lease.site)
 
@@ -317,8 +343,11 @@ class AsynchronousTraining:
             self.idle.append(site)
 
     def _put_out(self, site: str, failure: Failure) -> None:
+        self.job.employment.out[site] = failure
+        self._check_quorum()
+
+    def _check_quorum(self) -> None:
         employment = self.job.employment
-        employment.out[site] = failure
         left, minimum = len(employment.present), self.job.plan.minimum
         if left < minimum and not self.over:
             error = QuorumLost(self.job.version, minimum, left, employment.out)
@@ -341,6 +370,9 @@ class AsynchronousTraining:
             return
         lease = self.leases.of(site)
         self._overdue.pop(site, None)
+        if lease is not None and lease.id in self._under_way:
+            self._lost_meanwhile[site] = failure
+            return
         if lease is not None:
             self._end_in_failure(lease, failure)
         else:
@@ -355,6 +387,10 @@ class AsynchronousTraining:
         if self._evaluating:
             self._rounds.welcome(site)
             return
+        self._lost_meanwhile.pop(site, None)
+        lease = self.leases.of(site)
+        if lease is not None and lease.id in self._under_way:
+            return  # it is free once its answer has been counted
         lease = self.leases.revoke(site)  # its new trainer knows nothing of the task
         if lease is not None:
             self._judge(self._versions.give_up(lease.version))
@@ -375,8 +411,9 @@ class AsynchronousTraining:
         for lease in self.leases.expire(self.job.ctx.now):
             text = f"no answer within {self.settings.lease_s:g} s, its lease"
             if not self._fail(lease, Failure("LeaseOver", text, fatal=False)):
-                self._overdue[lease.site] = lease.until + self.settings.lease_s
-        for site in [site for site, until in self._overdue.items() if until <= self.job.ctx.now]:
+                self._overdue[lease.site] = lease
+        latest = self.job.ctx.now - self.settings.lease_s
+        for site in [site for site, lease in self._overdue.items() if lease.until <= latest]:
             del self._overdue[site]
             self._free(site)
         self.fill_places()
@@ -390,10 +427,15 @@ class AsynchronousTraining:
         pause, longest = RETRY_S
         while not self.over:
             try:
-                async for advanced in self._aggregator.stream(Follow(version)):
-                    version = advanced.version
-                    self._advance(advanced)
-            except (AskTimeout, RemoteError):
+                news = self._aggregator.stream(Follow(version), timeout=FILL_TIMEOUT_S)
+                async with news:
+                    async for advanced in news:
+                        version = advanced.version
+                        pause = RETRY_S[0]
+                        self._advance(advanced)
+            except AskTimeout:
+                continue  # there was none for long
+            except RemoteError:
                 await asyncio.sleep(pause * self.job.ctx.rng.uniform(0.5, 1.0))
                 pause = min(longest, pause * 2)
 
@@ -404,13 +446,18 @@ class AsynchronousTraining:
     def _gone(self, error: Exception) -> None:
         """The aggregator has crashed too often."""
         if not self.over:
-            self._over.set_exception(Rejected("aggregator", f"the aggregator is gone: {error}"))
+            if not isinstance(error, Rejected):
+                error = Rejected("aggregator", f"the aggregator is gone: {error}")
+            self._over.set_exception(error)
 
     def _advance(self, advanced: Advanced) -> None:
         """A new version is there: the next to be free gets it."""
         job = self.job
-        if advanced.version <= job.version:
-            return  # it has been told before
+        if advanced.version <= job.version or self._closed:
+            return  # it has been told before, or nobody wants it
+        if advanced.version > job.version + 1 and not advanced.error:
+            self._early[advanced.version] = advanced
+            return
         if advanced.error:
             if not self.over:
                 self._over.set_exception(Rejected("version", advanced.error))
@@ -426,12 +473,20 @@ class AsynchronousTraining:
             self._commit()
         if self.news is not None and not self.news.done():
             self.news.set_result(None)
+        following = self._early.pop(job.version + 1, None)
+        if following is not None:
+            self._advance(following)
 
     def _judge(self, version: Version | None) -> None:
         """All that is said of a version has been said: note how good it was, and let it go."""
         if version is None:
             return
         plan, metrics = self.job.plan, version.metrics()
+        self._given.pop(version.number, None)
+        if version.answered and not self._judged:
+            self._judged = True  # once is enough
+            for text in plan.progress.unreported(metrics):
+                self.job.telling.notice(None, text)
         best = plan.progress.judge(version.number, metrics)
         if best:
             plan.checkpoint.mark_best(version.number)
@@ -449,17 +504,40 @@ class AsynchronousTraining:
         self._committed_at = self.job.ctx.now
         self.job.commit(self.job.version, keep=self._models)
 
+    async def flush(self, *, last: bool = False, drop: bool = False) -> Flushed:
+        """Have a version made of a part-filled buffer, over a crash of the aggregator too."""
+        self._flushes += 1
+        msg = Flush(self._flushes, self.job.version, last, drop)
+        pause, longest = RETRY_S
+        while True:
+            try:
+                flushed = await self._aggregator.ask(msg, timeout=FILL_TIMEOUT_S)
+            except Stopped as error:
+                raise Rejected("aggregator", f"the aggregator is gone: {error}") from error
+            except (AskTimeout, MailboxFull, RemoteError):
+                await asyncio.sleep(pause * self.job.ctx.rng.uniform(0.5, 1.0))
+                pause = min(longest, pause * 2)
+            else:
+                for advanced in flushed.made:
+                    self._advance(advanced)
+                return flushed
+
     # The end ---------------------------------------------------------------
 
     async def _finish(self) -> None:
         """Deal with what is left in the buffer, and have the last model evaluated."""
         job, drop = self.job, not self.settings.flush
-        flushed = await self._aggregator.ask(Flush(drop), timeout=FILL_TIMEOUT_S)
-        if flushed.made is not None:
-            self._advance(flushed.made)
+        async with self._counting:
+            flushed = await self.flush(last=True, drop=drop)
         if flushed.updates:
             what = "were dropped" if drop else "made a last version"
             job.telling.notice(None, f"{flushed.updates} updates left at the end {what}")
+        left = sorted(lease.site for lease in self.leases.running)
+        if left:
+            names = ", ".join(left[:NAMED]) + (" and others" if len(left) > NAMED else "")
+            text = f"{len(left)} tasks under way at the end do not count ({names})"
+            job.telling.notice(None, text)
+        self._closed = True
         for version in self._versions.close():
             if version.number != job.version and version.answered:
                 self._judge(version)

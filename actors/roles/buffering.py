@@ -21,8 +21,9 @@ from typing import Final
 
 from covey.algorithms import (
     AlgorithmError,
+    AsynchronousAggregation,
+    BadSetting,
     Buffer,
-    LinearAggregation,
     Sums,
     TooStale,
     UpdateInfo,
@@ -34,7 +35,7 @@ from covey.algorithms.tensors import Layout, ParamsType
 from ..downloads.blobs import Blob, BlobRef, Blobs
 from ..downloads.errors import BlobError
 from ..jobs.checkpoint import Checkpoint
-from ..runtime import Actor, Message, handles
+from ..runtime import Actor, Message, Rejected, handles
 from .aggregator import INLINE_BYTES, check_update, write_all
 from .messages import Advanced, Fill, Filled, Flush, Flushed, Follow
 
@@ -70,7 +71,7 @@ class BufferPlan:
         checkpoint: Where versions are written.
     """
 
-    rule: LinearAggregation
+    rule: AsynchronousAggregation
     size: int
     period_s: float | None
     last: int
@@ -96,6 +97,8 @@ class Intake:
         lost: Updates that had counted and are in no version.
         made: The latest versions, oldest first.
         making: The version being made in a thread.
+        flushed: The number of the last flush, and its answer.
+        closed: Whether nothing is taken any more.
     """
 
     def __init__(self, plan: BufferPlan, version: int) -> None:
@@ -111,6 +114,8 @@ class Intake:
         self.lost = 0
         self.made: deque[Advanced] = deque(maxlen=TOLD)
         self.making: asyncio.Future[Advanced] | None = None
+        self.flushed: tuple[int, Flushed] | None = None
+        self.closed = False
 
     def count(self, lease: int, staleness: int) -> None:
         """An update is in the sum."""
@@ -170,8 +175,10 @@ class BufferedAggregator(Actor):
         """Take an update, unless it has counted, is too stale, or does not fit."""
         intake, rule = self._intake, self._plan.rule
         if self._is_repetition(msg):
-            return Filled("duplicate", made=intake.made[-1] if intake.made else None)
-        if intake.steps >= self._plan.last:
+            return Filled("duplicate")
+        if rule.one_by_one and intake.making is not None:
+            await self._end_making(intake.making)
+        if intake.closed or intake.steps >= self._plan.last:
             return Filled("late", "the last version is made")
         staleness = intake.steps - msg.version
         try:
@@ -180,6 +187,8 @@ class BufferedAggregator(Actor):
             await self._add(msg, blob, weight, staleness)
         except TooStale as error:
             return Filled("stale", str(error), staleness)
+        except BadSetting as error:  # the rule's own fault, and no site's
+            raise Rejected(error.setting, str(error)) from error
         except (AlgorithmError, BlobError) as error:
             intake.adding = None
             return Filled("refused", str(error), staleness)
@@ -215,23 +224,28 @@ class BufferedAggregator(Actor):
 
     @handles
     async def flush(self, msg: Flush) -> Flushed:
-        """Step once more with a part-filled buffer, or drop what is in it."""
-        count = len(self._intake.stalenesses)
-        if msg.drop:
-            self._intake.drop()
-            return Flushed(count)
-        return Flushed(count, await self._last_step())
-
-    async def _last_step(self) -> Advanced | None:
-        """Make a version of what is there, even past the last one; wait for it."""
+        """Make a version of a part-filled buffer, or drop what is in it; once for its number."""
         intake = self._intake
+        if intake.flushed is not None and intake.flushed[0] == msg.number:
+            return intake.flushed[1]
+        intake.closed = intake.closed or msg.last
         if intake.making is not None:
-            self._made(await asyncio.shield(intake.making))
-            intake.making = None
-        made = self._step(past_last=True)
-        if made is None and intake.making is not None:
-            made = await asyncio.shield(intake.making)
-        return made
+            await self._end_making(intake.making)
+        count = len(intake.stalenesses)
+        if msg.drop:
+            intake.drop()
+        else:
+            self._step(past_last=msg.last)
+            if intake.making is not None:
+                await self._end_making(intake.making)
+        flushed = Flushed(count, tuple(_after(msg.known, intake.made)))
+        intake.flushed = (msg.number, flushed)
+        return flushed
+
+    async def _end_making(self, making: asyncio.Future[Advanced]) -> None:
+        """Wait for a version that a thread makes."""
+        await asyncio.wait([making])  # not cancelled with this wait
+        self._end_of(making.result())
 
     def _step_if_full(self) -> Advanced | None:
         if len(self._intake.stalenesses) >= self._plan.size:
@@ -285,6 +299,9 @@ class BufferedAggregator(Actor):
             return Advanced(version, nothing, stalenesses, error=why)
         except (AlgorithmError, BlobError) as error:
             return Advanced(version, nothing, stalenesses, error=str(error))
+        except Exception as error:  # of a user's own rule or optimizer
+            why = f"making version {version} raised {type(error).__name__}: {error}"
+            return Advanced(version, nothing, stalenesses, error=why)
         finally:
             intake.buffer.give_back(sums)
         intake.old = blob.buffer
@@ -301,10 +318,15 @@ class BufferedAggregator(Actor):
     @handles
     def made(self, msg: Made) -> None:
         """A version is there; more updates than make one may have come meanwhile."""
-        self._intake.making = None
-        self._made(msg.advanced)
+        self._end_of(msg.advanced)
         if not msg.advanced.error:
             self._step_if_full()
+
+    def _end_of(self, advanced: Advanced) -> None:
+        """A thread has made a version, as is heard once or twice."""
+        if advanced.version > self._intake.version:
+            self._intake.making = None
+            self._made(advanced)
 
     # News ------------------------------------------------------------------
 

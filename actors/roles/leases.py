@@ -8,8 +8,9 @@ it sends afterwards is stale.
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 #: What becomes of a result: it is to be counted, has been settled before, or comes too late.
@@ -44,14 +45,13 @@ class Leases:
 
     Args:
         seconds: How long each runs, infinite for as long as its site lives.
-        first: Number of the first one.
     """
 
-    def __init__(self, seconds: float, first: int = 1) -> None:
+    def __init__(self, seconds: float) -> None:
         """Begin with none."""
         self._seconds = seconds
         #: Number of the one granted next.
-        self.next = first
+        self.next = 1
         self._running: dict[int, Lease] = {}
         self._by_site: dict[str, Lease] = {}
         self._settled: dict[int, None] = {}
@@ -60,12 +60,6 @@ class Leases:
     def __len__(self) -> int:
         """How many run."""
         return len(self._running)
-
-    @property
-    def next_end(self) -> float:
-        """When the next one runs out, infinite if none does."""
-        self._forget_ended()
-        return self._ends[0][0] if self._ends else float("inf")
 
     @property
     def running(self) -> Iterable[Lease]:
@@ -98,6 +92,12 @@ class Leases:
             return "accepted"
         return "duplicate" if number in self._settled else "stale"
 
+    def stop_clock(self, number: int) -> None:
+        """A result has come in time: how long counting it takes does not end the lease."""
+        lease = self._running.get(number)
+        if lease is not None:
+            self._running[number] = self._by_site[lease.site] = replace(lease, until=math.inf)
+
     def settle(self, number: int) -> Lease | None:
         """A result has been taken: the lease is over. None if it was not running."""
         lease = self._end(number)
@@ -116,8 +116,10 @@ class Leases:
         """End all whose time is up, and return them, the first to end first."""
         ended: list[Lease] = []
         while self._ends and self._ends[0][0] <= now:
-            lease = self._end(heapq.heappop(self._ends)[1])
-            if lease is not None:
+            number = heapq.heappop(self._ends)[1]
+            lease = self._running.get(number)
+            if lease is not None and lease.until <= now:
+                self._end(number)
                 ended.append(lease)
         return ended
 
@@ -126,7 +128,3 @@ class Leases:
         if lease is not None:
             del self._by_site[lease.site]
         return lease
-
-    def _forget_ended(self) -> None:
-        while self._ends and self._ends[0][1] not in self._running:
-            heapq.heappop(self._ends)

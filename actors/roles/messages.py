@@ -108,6 +108,9 @@ class Assign(Message["Trainer", "Taken"], id=110):
         model: The global model, None for tasks without one.
         deadline_s: Seconds the script may take once it is at work, None for any time.
         difference: Whether parameters are to come as what training changed of `model`.
+        leased: Whether the update is done with when the next task comes, whatever its round;
+            else it may be folded until a task of another round comes.
+        repeat: How often this site has had this version before: random draws differ.
     """
 
     job: str
@@ -118,6 +121,8 @@ class Assign(Message["Trainer", "Taken"], id=110):
     model: BlobRef | None = None
     deadline_s: float | None = None
     difference: bool = False
+    leased: bool = False
+    repeat: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -329,17 +334,27 @@ class Filled(Record, id=131):
 
 @dataclass(frozen=True, slots=True)
 class Flush(Message["BufferedAggregator", "Flushed"], id=132):
-    """Training is over: make a last version of what is in the buffer, or drop it."""
+    """Make a version of what is in the buffer, or drop it.
 
+    Attributes:
+        number: Counts the flushes, so that one that is sent again is known.
+        known: The newest version that is known.
+        last: Training is over: nothing is taken any more.
+        drop: Make no version of it.
+    """
+
+    number: int
+    known: int
+    last: bool = False
     drop: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Flushed(Record, id=133):
-    """How many updates were in the buffer, and the version made of them."""
+    """How many updates were in the buffer, and the versions made since the one known."""
 
     updates: int
-    made: Advanced | None = None
+    made: tuple[Advanced, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,14 +14,14 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from random import Random
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 from covey.algorithms import derive
 from covey.client.messages import TaskName
 
 from ..downloads.blobs import Blob, BlobRef
 from ..jobs.checkpoint import write_atomically
-from ..runtime import ActorError, Ref, Restart
+from ..runtime import ActorError, Ref, Rejected, Restart
 from .aggregator import Aggregator
 from .blame import WorkflowFailed, blame
 from .employment import PUSH_TIMEOUT_S, RETRY_S
@@ -38,6 +38,18 @@ GLOBAL_MODEL, BEST_MODEL = "global", "best"
 PUSHED_AT_ONCE = 16
 
 
+#: Draws how many seconds a site takes for its next task.
+Durations: TypeAlias = Callable[[str], float]
+
+
+def drawn(durations: Durations, site: str) -> float:
+    """Draw a site's next duration; a user's own function may do anything."""
+    try:
+        return durations(site)
+    except Exception as error:
+        raise Rejected("durations", f"durations, for {site}: {error}") from error
+
+
 class SynchronousTraining:
     """Follows a workflow, which sees it as `Rounds`; see `Training`."""
 
@@ -47,7 +59,7 @@ class SynchronousTraining:
         *,
         seed: int = 0,
         cohort: int | None = None,
-        durations: Callable[[str], float] | None = None,
+        durations: Durations | None = None,
         keep_local: bool = False,
     ) -> None:
         """Train for `job`.
@@ -128,7 +140,7 @@ class SynchronousTraining:
         work = await self._run_round("train", round, asked, min(self._plan.minimum, len(asked)))
         self._tell(work, began)
         if self._durations is not None:
-            self._plan.progress.time += max(map(self._durations, work.done))
+            self._plan.progress.time += max(drawn(self._durations, site) for site in work.done)
         return work.metrics()
 
     def _tell(self, work: Round, began: float) -> None:

@@ -186,7 +186,7 @@ class Trainer(Actor):
         """Take a task, unless it is the one at work or the one just done."""
         key = (msg.task, msg.round, msg.attempt)
         if key not in (self._working, self._latest):
-            if key[:2] != self._task:
+            if msg.leased or key[:2] != self._task:
                 # The next task says that the last update has been folded or given up;
                 # another attempt does not.
                 self._release()
@@ -274,7 +274,7 @@ class Trainer(Actor):
         if msg.model is not None:
             model = blobs.open(msg.model.rid)
             path, size = str(model.path), model.size
-        task = Task(msg.task, msg.round, msg.total_rounds, path, size)
+        task = Task(msg.task, msg.round, msg.total_rounds, path, size, msg.repeat)
         began = time.perf_counter()
         if msg.deadline_s is None:
             result = await script.run(task)

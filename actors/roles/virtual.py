@@ -12,19 +12,15 @@ from __future__ import annotations
 import asyncio
 import heapq
 import math
-from collections.abc import Callable
-from typing import TypeAlias
+from typing import Any
 
 from covey.algorithms import AsynchronousAggregation
 
 from .asynchronous import AsynchronousSettings, AsynchronousTraining
 from .job import Job
 from .leases import Lease, Leases
-from .messages import Counted, Failure, Flush, Submit, Update
-from .synchronous import PUSHED_AT_ONCE
-
-#: Draws how many seconds a site takes for its next task.
-Durations: TypeAlias = Callable[[str], float]
+from .messages import Counted, Failure, Submit, Update
+from .synchronous import PUSHED_AT_ONCE, Durations, drawn
 
 
 class VirtualTraining(AsynchronousTraining):
@@ -75,7 +71,7 @@ class VirtualTraining(AsynchronousTraining):
 
     def start(self, site: str, now: float) -> Lease:
         """Give a site the newest model, and draw how long it takes."""
-        seconds = self._durations(site)
+        seconds = drawn(self._durations, site)
         slow = seconds > self.settings.lease_s
         # Before the task is given: a quick function answers at once.
         number = self.leases.next
@@ -91,15 +87,19 @@ class VirtualTraining(AsynchronousTraining):
         self._set_time(now)
         while self._ends and self._ends[0][0] == now and not self.over:
             _, number, slow = heapq.heappop(self._ends)
-            outcome = await self._answers[number]
+            lease, answer = self.leases.get(number), self._answers[number]
+            if lease is not None and not slow:
+                either: tuple[asyncio.Future[Any], ...] = (answer, self._over)
+                await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+                lease = self.leases.get(number)
             del self._answers[number]
-            lease = self.leases.get(number)
-            if lease is None:
-                continue
+            if lease is None or self.over:
+                continue  # its site was lost meanwhile
             if slow:
                 text = f"no answer within {self.settings.lease_s:g} s, its lease"
-                outcome = Failure("LeaseOver", text, fatal=False)
-            await self.answer(lease, outcome)
+                await self.answer(lease, Failure("LeaseOver", text, fatal=False))
+            else:
+                await self.answer(lease, answer.result())
 
     def _set_time(self, time: float) -> None:
         self._time = self.job.plan.progress.time = time
@@ -110,9 +110,7 @@ class VirtualTraining(AsynchronousTraining):
         while period is not None and self._next_step <= now and not self.over:
             self._set_time(self._next_step)
             self._next_step += period
-            flushed = await self._aggregator.ask(Flush())
-            if flushed.made is not None:
-                self._advance(flushed.made)
+            await self.flush()
 
     async def version_under_way(self) -> None:
         """Making a version takes no virtual time: what begins next begins from it."""
@@ -124,7 +122,9 @@ class VirtualTraining(AsynchronousTraining):
         if self._evaluating:
             return await super().take(msg)
         answer = self._answers.get(msg.attempt)
-        if answer is None or self.leases.standing(msg.site, msg.attempt) != "accepted":
+        lease = self.leases.get(msg.attempt)
+        key = (msg.site, msg.task, msg.round)
+        if answer is None or lease is None or key != (lease.site, "train", lease.version):
             return Counted("stale", f"lease {msg.attempt} is over")
         if answer.done():
             return Counted("duplicate")

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from covey.actors.roles import buffering
 from covey.actors.roles.buffering import BufferedAggregator
 from covey.actors.roles.messages import Fill, Filled
 from covey.algorithms import SGD, Exponential, Hinge, Polynomial, Staleness, Threshold
@@ -29,6 +30,14 @@ from covey.recipes import (
     SimEnv,
     TrainContext,
 )
+
+
+@pytest.fixture(params=["inline", "in threads"], autouse=True)
+def where(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Updates are added, and versions made, as for a small model and as for a large one."""
+    if request.param == "in threads":
+        monkeypatch.setattr(buffering, "INLINE_BYTES", 0)
+
 
 Model = dict[str, npt.NDArray[np.float32]]
 MODEL: Model = {"w": np.zeros((7, 3), np.float32), "b": np.ones(5, np.float32)}
@@ -100,11 +109,14 @@ def replay(run: Run, size: int, staleness: Staleness, by: str, lr: float) -> Mod
     ]
     total = {name: np.zeros(value.shape) for name, value in MODEL.items()}
     count, weight = 0, 0.0
+    given: Counter[tuple[str, int]] = Counter()
     for event in updates_of(run):
         assert event.round is not None
         assert event.site is not None
         start = {name: v.astype(np.float32) for name, v in versions[event.round].items()}
-        ctx = TrainContext(event.site, event.round, 0, "", run.seed, lambda _: None)
+        repeat = given[event.site, event.round]  # all tasks succeed, each site's in their order
+        given[event.site, event.round] += 1
+        ctx = TrainContext(event.site, event.round, 0, "", run.seed, lambda _: None, repeat=repeat)
         update, _ = train(start, ctx)
         tau = len(versions) - 1 - event.round
         assert event.data["staleness"] == tau
