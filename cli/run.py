@@ -98,9 +98,13 @@ def _recipe(module: ModuleType, options: RunOptions) -> Recipe:
     from covey.recipes import Recipe
 
     recipe: object = getattr(module, "recipe", None)
+    if recipe is None:
+        found = [name for name, value in vars(module).items() if isinstance(value, Recipe)]
+        hint = f"; rename `{found[0]}`" if found else ""
+        raise CommandError(f"{options.file} has no variable `recipe`{hint}")
     if not isinstance(recipe, Recipe):
         kind = type(recipe).__name__
-        raise CommandError(f"{options.file}: `recipe` is a {kind}, no recipe of covey.recipes")
+        raise CommandError(f"{options.file}: `recipe` is of type {kind}, no recipe")
     return recipe if options.rounds is None else recipe.replace(num_rounds=options.rounds)
 
 

@@ -182,13 +182,12 @@ class Console:
             self._line(
                 _joined(
                     f"version {event.round}",
-                    _sites(data, state.failed_sites),
+                    _updates(data),
                     f"staleness {data['staleness']:.3g}",
                     _metrics(data.get("metrics", {})),
-                    _seconds(data.get("seconds")),
+                    _virtual(data) or _seconds(data.get("seconds")),
                 )
             )
-            state.failed_sites.clear()
         self._draw(event)
 
     def _finished(self, event: RunEvent) -> None:
@@ -430,6 +429,17 @@ def _sites(data: Mapping[str, Any], failed_sites: list[str]) -> str:
         return f"{ok} ok"
     names = f" ({', '.join(failed_sites[:3])})" if 0 < len(failed_sites) <= _MAX_FAILURES else ""
     return f"{ok} ok, {failed} failed{names}"
+
+
+def _updates(data: Mapping[str, Any]) -> str:
+    """How many updates have come of a version, and how many of its tasks came to nothing."""
+    failed = data.get("failed", 0)
+    return _count(data.get("ok", 0), "update") + (f", {failed} failed" if failed else "")
+
+
+def _virtual(data: Mapping[str, Any]) -> str:
+    """When a version was there, in virtual time."""
+    return f"at {data['virtual_s']:.4g} s" if "virtual_s" in data else ""
 
 
 def _metrics(metrics: Mapping[str, float]) -> str:

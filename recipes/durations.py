@@ -30,6 +30,11 @@ class LogNormal:
     sigma: float = 0.5
     of_client: bool = False
 
+    def __post_init__(self) -> None:
+        """Check the settings; raise `ConfigError`."""
+        if not (math.isfinite(self.mu) and math.isfinite(self.sigma) and self.sigma >= 0):
+            raise ConfigError("durations", f"{self}: sigma must be >= 0, and both finite")
+
     def __call__(self, site: str, rng: Generator) -> float:
         """Draw."""
         del site
@@ -46,10 +51,34 @@ class Fixed:
 
     seconds: float = 1.0
 
+    def __post_init__(self) -> None:
+        """Check the setting; raise `ConfigError`."""
+        if not (math.isfinite(self.seconds) and self.seconds > 0):
+            raise ConfigError("durations", f"{self}: must be a number above 0")
+
     def __call__(self, site: str, rng: Generator) -> float:
         """That many seconds."""
         del site, rng
         return self.seconds
+
+
+def check_durations(durations: object, site: str) -> None:
+    """Draw once, for what cannot be drawn from is told at once; raise `ConfigError`."""
+    if isinstance(durations, type):
+        raise ConfigError("durations", f"is a class; make one: {durations.__name__}(...)")
+    if isinstance(durations, int | float):
+        raise ConfigError("durations", f"give a distribution: Fixed({durations})")
+    if not callable(durations):
+        raise ConfigError("durations", f"{durations!r} cannot be drawn from")
+    try:
+        seconds: object = durations(site, generator(0, site))
+    except TypeError as error:
+        why = f"is called as duration(site, rng), with NumPy's generator: {error}"
+        raise ConfigError("durations", why) from error
+    except Exception as error:
+        raise ConfigError("durations", f"{type(error).__name__}: {error}") from error
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+        raise ConfigError("durations", f"gives {seconds!r}; must give seconds")
 
 
 class Drawn:
@@ -64,7 +93,7 @@ class Drawn:
         self._drawn: dict[str, float] = {}
 
     def __call__(self, site: str) -> float:
-        """Seconds that a site takes for its next task; raises `ConfigError`."""
+        """Seconds that a site takes for its next task; raises `ValueError`, or as a user's does."""
         if site in self._drawn:
             return self._drawn[site]
         rng = self._generators.get(site)
@@ -72,7 +101,7 @@ class Drawn:
             rng = self._generators[site] = generator(self._seed, site, 0)
         seconds = float(self._duration(site, rng))
         if not (seconds > 0 and math.isfinite(seconds)):
-            raise ConfigError("durations", f"{seconds} for {site}; must be a number above 0")
+            raise ValueError(f"it is {seconds}; must be a number of seconds above 0")
         if self._once:
             self._drawn[site] = seconds
         return seconds

@@ -8,6 +8,7 @@ from covey.algorithms import FedAsync, Staleness
 
 from .fedavg import FedAvgSettings
 from .fedbuff import AsynchronousRecipe
+from .rules import described
 
 
 class FedAsyncRecipe(AsynchronousRecipe):
@@ -62,6 +63,6 @@ class FedAsyncRecipe(AsynchronousRecipe):
         """The recipe's own settings."""
         return super().settings() | {
             "alpha": self.alpha,
-            "staleness": str(self.staleness),
+            "staleness": described(self.staleness),
             "max_staleness": self.max_staleness,
         }

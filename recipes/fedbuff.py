@@ -17,6 +17,7 @@ from covey.algorithms import AsynchronousAggregation, FedBuff, ServerOptimizer, 
 from .errors import ConfigError
 from .fedavg import FedAvgRecipe, FedAvgSettings
 from .recipe import whole
+from .rules import check_optimizer, described
 
 
 class AsynchronousRecipe(FedAvgRecipe):
@@ -28,6 +29,7 @@ class AsynchronousRecipe(FedAvgRecipe):
     """
 
     concurrency: int | None
+    max_staleness: int | None
     lease: float | None
     step_every: float | None
     flush: bool
@@ -35,6 +37,10 @@ class AsynchronousRecipe(FedAvgRecipe):
 
     def check(self) -> None:
         """See `Recipe.check`."""
+        if self.max_staleness is not None:
+            whole("max_staleness", self.max_staleness, 0)
+        if type(self.flush) is not bool:
+            raise ConfigError("flush", f"{self.flush!r}; True or False")
         super().check()
         if self.clients_per_round is not None:
             raise ConfigError("clients_per_round", "is for rounds; set concurrency=")
@@ -129,7 +135,7 @@ class FedBuffRecipe(AsynchronousRecipe):
         **settings: Unpack[FedAvgSettings],
     ) -> None:
         """See the class."""
-        self.buffer_size = whole("buffer_size", buffer_size, 1)
+        self.buffer_size = buffer_size
         self.concurrency = concurrency
         self.staleness = staleness
         self.max_staleness = max_staleness
@@ -144,6 +150,15 @@ class FedBuffRecipe(AsynchronousRecipe):
         settings.setdefault("name", "fedbuff")
         settings.setdefault("min_clients", 1)
         super().__init__(**settings)
+
+    def check(self) -> None:
+        """See `Recipe.check`."""
+        whole("buffer_size", self.buffer_size, 1)
+        if self.delay_threshold is not None:
+            whole("delay_threshold", self.delay_threshold, 0)
+        if self.optimizer is not None:
+            check_optimizer(self.optimizer)
+        super().check()
 
     def aggregation(self) -> FedBuff:
         """FedBuff's rule."""
@@ -163,11 +178,11 @@ class FedBuffRecipe(AsynchronousRecipe):
         """The recipe's own settings."""
         return super().settings() | {
             "buffer_size": self.buffer_size,
-            "staleness": str(self.staleness),
+            "staleness": described(self.staleness),
             "max_staleness": self.max_staleness,
             "weights": self.weights,
             "divide_by": self.divide_by,
-            "optimizer": str(self.optimizer),
+            "optimizer": described(self.optimizer),
             "delay_threshold": self.delay_threshold,
         }
 

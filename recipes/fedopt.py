@@ -9,6 +9,7 @@ from covey.algorithms import FedOpt, ServerOptimizer
 
 from .errors import ConfigError
 from .fedavg import FedAvgRecipe, FedAvgSettings
+from .rules import check_optimizer, described
 
 
 class FedOptRecipe(FedAvgRecipe):
@@ -40,9 +41,9 @@ class FedOptRecipe(FedAvgRecipe):
 
     def check(self) -> None:
         """See `Recipe.check`."""
-        if not hasattr(self.optimizer, "state_names"):
-            why = f"{self.optimizer!r} is none; give one of covey.algorithms, such as Adam(lr=0.01)"
-            raise ConfigError("optimizer", why)
+        check_optimizer(self.optimizer)
+        if self.schedule is not None and not callable(self.schedule):
+            raise ConfigError("schedule", f"{self.schedule!r} is no function of the step's number")
         super().check()
 
     def aggregation(self) -> FedOpt:
@@ -56,5 +57,7 @@ class FedOptRecipe(FedAvgRecipe):
 
     def settings(self) -> dict[str, Any]:
         """The recipe's own settings."""
-        schedule = None if self.schedule is None else getattr(self.schedule, "__qualname__", "")
-        return super().settings() | {"optimizer": str(self.optimizer), "schedule": schedule}
+        return super().settings() | {
+            "optimizer": described(self.optimizer),
+            "schedule": described(self.schedule),
+        }

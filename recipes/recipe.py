@@ -232,7 +232,7 @@ class Recipe(Checked, ABC):
             return {os.path.relpath(file, base): digest_of_file(file) for file in files}
         functions = {"train": self.train, "evaluate": self.evaluate}
         return {
-            kind: digest_of_text(_source(function))
+            kind: digest_of_text(source_of(function))
             for kind, function in functions.items()
             if function is not None
         }
@@ -346,11 +346,11 @@ def _caller() -> Path:
     return Path.cwd()
 
 
-def _source(function: Any) -> str:
+def source_of(function: Any) -> str:
     """A function's source, or its name where there is no source to read."""
     bound: Any = function
     if isinstance(function, functools.partial):
-        return f"{_source(bound.func)}\n{bound.args!r} {bound.keywords!r}"
+        return f"{source_of(bound.func)}\n{bound.args!r} {bound.keywords!r}"
     try:
         return inspect.getsource(inspect.unwrap(bound))
     except (OSError, TypeError):

@@ -26,7 +26,7 @@ from covey.actors.jobs.launchers.fork import FORK_IS_SAFE, Template
 from covey.actors.jobs.launchers.imports import scan
 
 from .checked import Checked
-from .durations import Duration
+from .durations import Duration, check_durations
 from .errors import ConfigError, did_you_mean
 from .folder import RunFolder, workspace_of
 from .recipe import NAME, NAME_RULE, Recipe, whole
@@ -118,8 +118,8 @@ class SimEnv(Checked):
         self.progress = progress
         self.template = template
         self.check_codec = check_codec
-        if durations is not None and not callable(durations):
-            raise ConfigError("durations", f"{durations!r} cannot be drawn from")
+        if durations is not None:
+            check_durations(durations, self.sites[0])
         self.durations = durations
 
     def __repr__(self) -> str:

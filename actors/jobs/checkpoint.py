@@ -140,9 +140,11 @@ class Checkpoint:
         versions = [
             v for v in (state["version"], state.get("best_version"), *keep) if v is not None
         ]
-        kept = {self._own / STATE, *map(self.path, versions), *map(self._arrays_path, versions)}
+        files = (self.path, self._shown, self._arrays_path)
+        kept = {self._own / STATE, *(file(v) for file in files for v in versions)}
         for stray in self._own.iterdir():
-            if stray not in kept and (before is None or 0 <= _version_of(stray) < before):
+            old = before is None or 0 <= _version_of(stray) < before
+            if old and stray not in kept and not stray.is_dir():
                 stray.unlink()
 
     # What an optimizer keeps ------------------------------------------------

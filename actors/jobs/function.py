@@ -172,6 +172,7 @@ class FunctionScript:
             self._on_metric,
             owner.config,
             owner.state,
+            task.repeat,
         )
         call = Call(self, task, function, context)
         try:
@@ -318,6 +319,8 @@ class FunctionClients:
 
     async def _call_in_thread(self, call: Call) -> Any:
         began = time.perf_counter()
+        # Slow until it returns, for the site may be given another task before it does.
+        self._slow.add((id(call.function), call.script.site))
         # Waited for without `await`, which would hand a cancellation on to it.
         future = self._threads.begin(partial(_timed, call))
         try:

@@ -197,9 +197,9 @@ class _Rows:
         self._file.close()
 
     def _encode(self) -> None:
-        events, self._unwritten = self._unwritten, []
-        for event in events:
+        for event in self._unwritten:
             self._file.add(_ENCODE(_ROW_OF[event.kind](event)).encode() + b"\n")
+        self._unwritten.clear()
 
 
 def _kept_rows(path: Path, resume_round: int) -> bytes:
@@ -225,7 +225,7 @@ def _site_row(event: RunEvent) -> dict[str, Any]:
         "site": event.site,
         "task": data.get("task", "train"),
         "metrics": _finite(data.get("metrics", {})),
-        "weight": data.get("weight"),
+        "weight": _rounded(data.get("weight"), None),
         "seconds": _rounded(data.get("seconds")),
     }
 
@@ -255,9 +255,11 @@ def _finite(metrics: Mapping[str, float]) -> Mapping[str, float | None]:
     return dict(metrics)
 
 
-def _rounded(seconds: float | None) -> float | None:
-    """To microseconds: more digits say nothing and make every row longer."""
-    return None if seconds is None else round(seconds, 6)
+def _rounded(value: float | None, digits: int | None = 6) -> float | None:
+    """Seconds to microseconds: more digits say nothing. None for what is no number."""
+    if value is None or not math.isfinite(value):
+        return None
+    return value if digits is None else round(value, digits)
 
 
 def _why(error: Exception) -> str:

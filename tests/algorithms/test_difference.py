@@ -53,7 +53,7 @@ def test_a_part_of_the_model_is_found_where_it_lies() -> None:
 
 def test_many_numbers_of_a_short_type_are_rounded_once() -> None:
     rng = np.random.default_rng(3)
-    a, b = (torch.from_numpy(rng.normal(size=200_001)).to(torch.bfloat16) for _ in range(2))
+    a, b = (torch.tensor(rng.normal(size=200_001)).to(torch.bfloat16) for _ in range(2))
     layout, ours = blob({"x": a})
     got = Packer(layout).unpack(difference(layout, ours, *blob({"x": b})))["x"]
     assert torch.equal(got, (a.double() - b.double()).to(torch.bfloat16))

@@ -191,7 +191,7 @@ def test_a_failed_run_has_its_json_too(tmp_path: Path) -> None:
     [
         ("min_clients=5,", "", "min_clients: 5, but there are 2 clients"),
         ("num_runds=5,", "", "did you mean 'num_rounds'?"),
-        ("", "recipe = 3", "`recipe` is a int"),
+        ("", "recipe = 3", "`recipe` is of type int"),
         ("", "env = 'prod'", "`env` is a str"),
     ],
 )

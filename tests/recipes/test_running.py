@@ -260,6 +260,7 @@ def test_a_run_leaves_its_configuration_logs_and_summary(lab: Lab) -> None:
         "logs",
         "metrics.jsonl",
         "model.safetensors",
+        "report.html",
         "summary.json",
     }
 

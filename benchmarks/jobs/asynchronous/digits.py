@@ -15,7 +15,7 @@ import time
 from typing import Any
 
 import numpy as np
-from sklearn.datasets import load_digits
+import sklearn.datasets
 
 from covey.algorithms import partition
 from covey.recipes import (
@@ -33,9 +33,11 @@ SITES, AT_WORK, BUFFER, HIDDEN, TEST = 100, 20, 5, 32, 360
 STEPS, BATCH, RATE = 5, 8, 0.1
 
 _rng = np.random.default_rng(0)
-_X, _y = load_digits(return_X_y=True)
-_order = _rng.permutation(len(_y))
-X, Y = (_X[_order] / 16).astype(np.float32), _y[_order]
+_datasets: Any = sklearn.datasets
+_digits = _datasets.load_digits()
+_order: Any = _rng.permutation(len(_digits.target))
+X: Any = (_digits.data[_order] / 16).astype(np.float32)
+Y: Any = _digits.target[_order]
 PARTS = partition(Y[TEST:], SITES, alpha=0.3, seed=1)
 MODEL = {
     "w1": _rng.normal(0, 0.2, (64, HIDDEN)).astype(np.float32),
@@ -47,8 +49,8 @@ MODEL = {
 
 def forward(params: dict[str, Any], x: Any) -> tuple[Any, Any]:
     """Hidden activations and class probabilities."""
-    hidden = np.maximum(x @ params["w1"] + params["b1"], 0)
-    scores = hidden @ params["w2"] + params["b2"]
+    hidden: Any = np.maximum(x @ params["w1"] + params["b1"], 0)
+    scores: Any = hidden @ params["w2"] + params["b2"]
     scores = np.exp(scores - scores.max(1, keepdims=True))
     return hidden, scores / scores.sum(1, keepdims=True)
 
