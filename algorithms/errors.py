@@ -97,7 +97,8 @@ class TooStale(BadUpdate):
 
     def __init__(self, site: str, staleness: int, limit: int) -> None:
         """Name the site, the staleness and the limit."""
-        super().__init__("", f"the update of {site} is {staleness} versions late, limit {limit}")
+        late = "1 version" if staleness == 1 else f"{staleness} versions"
+        super().__init__("", f"the update of {site} is {late} late, limit {limit}")
         self.site = site
         self.staleness = staleness
         self.limit = limit
