@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .commands import environment
+from .plots import lines
 from .results import Row, mebibytes, ratio
 
 _FOLDER = Path(__file__).parent / "jobs" / "asynchronous"
@@ -38,7 +39,7 @@ def run(folder: Path, quick: bool) -> list[Row]:
     rows.append(Row("FedBuff, the same twice", "yes" if same else "no", "the model's bytes", "yes"))
     if not quick:
         _PLOT.parent.mkdir(exist_ok=True)
-        _PLOT.write_text(_plot({name: outcomes[key]["curve"] for key, name in _NAMES.items()}))
+        _PLOT.write_text(lines({name: _points(outcomes[key]) for key, name in _NAMES.items()}, "s"))
     rows += _speeds(folder, quick)
     return rows
 
@@ -51,6 +52,12 @@ def _job(folder: Path, name: str, *arguments: str) -> dict[str, Any]:
         raise RuntimeError(f"{' '.join(command)}:\n{done.stderr[-2000:]}")
     outcome: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return outcome
+
+
+def _points(outcome: dict[str, Any]) -> list[tuple[float, float]]:
+    """Virtual time and accuracy, of some 300 versions."""
+    curve = outcome["curve"]
+    return [(at, accuracy) for at, _, accuracy in curve[:: max(1, len(curve) // 300)]]
 
 
 def _reach(curve: list[tuple[float, int, float]]) -> tuple[float, int]:
@@ -93,34 +100,3 @@ def _speeds(folder: Path, quick: bool) -> list[Row]:
             Row(f"{name}: memory", mebibytes(peak), "above the import of torch", limit, peak)
         )
     return rows
-
-
-def _plot(curves: dict[str, list[tuple[float, int, float]]]) -> str:
-    """Accuracy over virtual time: a plain picture, so that a page of results can show it."""
-    width, height, left, bottom = 640, 320, 50, 40
-    most = max(points[-1][0] for points in curves.values())
-    colours = ("#4269d0", "#efb118", "#ff725c")
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
-        'font-family="sans-serif" font-size="12">',
-        f'<rect width="{width}" height="{height}" fill="white"/>',
-    ]
-    for tenth in range(0, 11, 2):
-        y = (height - bottom) * (1 - tenth / 10) + 5
-        parts.append(f'<path d="M{left} {y:.0f}H{width}" stroke="#ddd"/>')
-        parts.append(f'<text x="10" y="{y + 4:.0f}">{tenth * 10} %</text>')
-    for quarter in range(5):
-        x = left + (width - left - 40) * quarter / 4
-        parts.append(f'<text x="{x:.0f}" y="{height - 20}">{most * quarter / 4:.0f} s</text>')
-    for (name, points), colour, row in zip(curves.items(), colours, range(3), strict=True):
-        step = max(1, len(points) // 300)
-        path = " ".join(
-            f"{left + (width - left - 40) * at / most:.1f},"
-            f"{(height - bottom) * (1 - accuracy) + 5:.1f}"
-            for at, _, accuracy in points[::step]
-        )
-        parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
-        parts.append(
-            f'<text x="{width - 220}" y="{height - 100 + 18 * row}" fill="{colour}">{name}</text>'
-        )
-    return "\n".join([*parts, "</svg>"]) + "\n"
