@@ -313,9 +313,10 @@ def test_what_an_update_weighs() -> None:
 
 def test_an_update_of_no_possible_weight_is_refused() -> None:
     bad = UpdateInfo("site-1", math.nan)
-    assert FedBuff().weigh(bad) == 1.0  # what it says does not count
-    with pytest.raises(BadUpdate, match="site-1 sent a weight of nan"):
-        FedBuff(weights="reported").weigh(bad)
+    for rule in (FedBuff(), FedBuff(weights="reported"), FedAsync()):
+        with pytest.raises(BadUpdate, match="site-1 sent a weight of nan"):
+            rule.weigh(bad)  # also where it does not count: metrics are weighed by it
+    assert FedBuff().weigh(UpdateInfo("site-1", 7.0)) == 1.0
     with pytest.raises(BadSetting, match="gives -1"):
         FedBuff(staleness=lambda tau: -1.0).weigh(UpdateInfo("site-1"))
 
