@@ -157,7 +157,9 @@ class _EventFile:
 
     def __init__(self, folder: Path, protos: _Protos) -> None:
         folder.mkdir(exist_ok=True)
-        name = f"{int(time.time())}.{socket.gethostname()}.{os.getpid()}.{next(_file_numbers)}"
+        # Readers take files in the order of their names, and several may be of one second.
+        number = f"{next(_file_numbers):06d}"
+        name = f"{int(time.time())}.{socket.gethostname()}.{os.getpid()}.{number}"
         # TensorBoard finds its files by this prefix and reads them in the order of the time.
         self._path = folder / f"events.out.tfevents.{name}"
         self._protos = protos

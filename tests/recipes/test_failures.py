@@ -192,8 +192,10 @@ def test_a_client_killed_from_outside_is_made_up_for_by_the_others(lab: Lab) -> 
 
 def test_a_killed_template_fails_the_run(lab: Lab) -> None:
     lab.client("if (site, round) == ('site-2', 1): os.kill(os.getppid(), signal.SIGKILL)")
-    error = failed(lab)
-    assert error.round in (1, 2)  # its clients end with it, but may have answered before
+    error = failed(lab, num_rounds=1000)
+    # Its clients end with it, but may have answered some more before they hear of it.
+    assert error.round is not None
+    assert 1 <= error.round < 1000
     assert error.site is not None
 
 
