@@ -191,11 +191,13 @@ class Blobs:
 
     def register(self, blob: Blob) -> Rid:
         """Hold a blob, and close it when it is released; returns its new RID."""
-        if not self._rids:
+        try:
+            rid = self._rids.pop()  # in one step: versions are registered by threads, too
+        except IndexError:
             # Many at once: a system call for each would cost as much as all the rest.
             drawn = secrets.token_bytes(RID_BYTES * _DRAWN)
-            self._rids = [Rid(drawn[i * RID_BYTES :][:RID_BYTES]) for i in range(_DRAWN)]
-        rid = self._rids.pop()
+            rid, *more = (Rid(drawn[i * RID_BYTES :][:RID_BYTES]) for i in range(_DRAWN))
+            self._rids += more
         self._held[rid] = blob
         self._registered += 1
         return rid

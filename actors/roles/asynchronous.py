@@ -283,9 +283,9 @@ class AsynchronousTraining:
         if filled.made is not None:
             self._advance(filled.made)
         elif filled.steps:
-            await self.version_under_way()
+            await self.wait_for(lease.version + filled.staleness + 1)
 
-    async def version_under_way(self) -> None:
+    async def wait_for(self, version: int) -> None:
         """A thread makes a version: nobody waits for it."""
 
     async def _fill(self, fill: Fill) -> Filled:

@@ -161,8 +161,11 @@ class BufferedAggregator(Actor):
         intake = self._intake
         if thread is not None:
             await asyncio.wait([thread])
-        if thread is not None and not thread.cancelled() and thread.exception() is None:
+        error = RuntimeError() if thread is None or thread.cancelled() else thread.exception()
+        if error is None:
             intake.count(lease, staleness)
+        elif isinstance(error, AlgorithmError):
+            intake.adding = None  # it was refused, and has left the sum as it was
         else:
             # A sum cannot be taken apart.
             intake.adding = None

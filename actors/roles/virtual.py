@@ -112,10 +112,11 @@ class VirtualTraining(AsynchronousTraining):
             self._next_step += period
             await self.flush()
 
-    async def version_under_way(self) -> None:
+    async def wait_for(self, version: int) -> None:
         """Making a version takes no virtual time: what begins next begins from it."""
-        self.news = news = asyncio.get_running_loop().create_future()
-        await asyncio.wait([news, self._over], return_when=asyncio.FIRST_COMPLETED)
+        while self.job.version < version and not self.over:  # it may have been heard of already
+            self.news = news = asyncio.get_running_loop().create_future()
+            await asyncio.wait([news, self._over], return_when=asyncio.FIRST_COMPLETED)
 
     async def take(self, msg: Submit) -> Counted:
         """Hold what a site has made until its time comes."""

@@ -214,7 +214,9 @@ def test_a_run_that_says_nothing_at_all_is_no_run(tmp_path: Path) -> None:
     def nothing() -> Iterator[Sequence[bytes]]:
         yield from ()
 
+    before = getattr(Kept, "last", None)
     record(Kept, tmp_path, nothing())
+    assert getattr(Kept, "last", None) is before
 
 
 def test_lines_come_whole_however_the_pipe_cuts_them() -> None:
