@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
+from math import isfinite
 from typing import Any
 
 from ..observe.events import EventKind, RunEvent
 from .messages import Failure, Streamed, Update
+from .oddities import Oddities
 from .plan import JobPlan, Outcome
 from .rounds import Round
 from .versions import Version
@@ -41,6 +43,7 @@ class Telling:
         self._heard = now()
         self._patience_s = SILENCE_S
         self._dropped = False
+        self._oddities = Oddities(plan.progress.best.key_metric)
 
     def _record(
         self,
@@ -88,6 +91,14 @@ class Telling:
         if virtual_s is not None:
             data["virtual_s"] = virtual_s
         self._record(EventKind.SITE_FINISHED, number, site, data)
+        for value in update.metrics.values():
+            if not isfinite(value):
+                self._not_finite(number, site, update.metrics)
+                return
+
+    def _not_finite(self, number: int, site: str, metrics: Mapping[str, float]) -> None:
+        for text in self._oddities.texts(site, number, metrics):
+            self.notice(site, text)
 
     def failure(self, number: int | None, site: str, failure: Failure) -> None:
         """A site has failed."""
@@ -99,6 +110,8 @@ class Telling:
         for each in msg.values:
             data = {"key": each.key, "value": each.value, "step": each.step, "type": each.type}
             self._record(EventKind.METRIC, each.round, msg.site, data)
+            if isinstance(each.value, float) and not isfinite(each.value):
+                self._not_finite(each.round, msg.site, {each.key: each.value})
         if msg.dropped and not self._dropped:
             self._dropped = True
             text = (
