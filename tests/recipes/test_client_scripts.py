@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pytest
 
-from covey.recipes import Run, add_experiment_tracking
+from covey.recipes import JobFailed, Run, add_experiment_tracking
 
 if TYPE_CHECKING:
     from tests.recipes.conftest import Lab
@@ -119,6 +120,7 @@ import argparse
 import copy
 
 import numpy as np
+import pytest
 
 import nvflare.client as flare
 from nvflare.client.tracking import SummaryWriter
@@ -251,3 +253,16 @@ def test_rows_of_metrics_are_plain_json(lab: Lab) -> None:
     assert [row["site"] for row in rows][-1] == "global"
     assert rows[0]["metrics"] == {"accuracy": 0.0, "broken": None}
     assert {row["weight"] for row in rows[:-1]} == {1.0, 2.0}
+
+
+def test_what_argparse_printed_is_in_the_error(lab: Lab) -> None:
+    lab.client(text="import argparse\nargparse.ArgumentParser(prog='client.py').parse_args()\n")
+    with pytest.raises(JobFailed) as caught:
+        lab.recipe(train_args="--epocs 3", num_rounds=1).execute(lab.env(2))
+    told = str(caught.value).splitlines()
+    assert told[0].endswith(
+        "SystemExit: sys.exit(2), after printing: "
+        "client.py: error: unrecognized arguments: --epocs 3"
+    )
+    assert told[1] == "  usage: client.py [-h]"
+    assert told[-1] == "    argparse.ArgumentParser(prog='client.py').parse_args()"

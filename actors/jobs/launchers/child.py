@@ -30,6 +30,7 @@ from covey.client.session import install
 from covey.transport import BlockingLink, Codec, Envelope, Kind, LinkClosed, Record
 
 from .execute import describe, execute, exit_code, main_module, search_path, traceback_text
+from .lastwords import ErrorStream
 from .limits import LINK_LIMITS, ORPHANED
 from .preload import import_all
 
@@ -91,8 +92,7 @@ def use_output(fd: int) -> None:
 
 def prepare_streams() -> None:
     """Write lines as they are printed, so that a killed script's last words are in the log."""
-    for name, fd in (("stdout", 1), ("stderr", 2)):
-        stream = _line_stream(fd)
+    for name, stream in (("stdout", _line_stream(1)), ("stderr", ErrorStream(2))):
         setattr(sys, name, stream)
         setattr(sys, f"__{name}__", stream)
     faulthandler.enable(file=2)

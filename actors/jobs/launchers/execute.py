@@ -18,6 +18,8 @@ from typing import Final
 
 from covey.client.messages import Failed
 
+from .lastwords import last_words
+
 #: Both fit an envelope with room to spare; a traceback's end says more than its beginning.
 _MAX_TEXT_CHARACTERS: Final = 8_000
 _MAX_TRACEBACK_CHARACTERS: Final = 48_000
@@ -63,7 +65,7 @@ def search_path(script: str, extra: tuple[str, ...]) -> list[str]:
 def describe(error: BaseException, script: str) -> Failed:
     """An exception of a script as the message that reports it."""
     if isinstance(error, SystemExit):
-        kind, text = "SystemExit", f"sys.exit({error.code!r})"
+        kind, text = "SystemExit", f"sys.exit({error.code!r}){_said_before(error)}"
     else:
         kind, text = type(error).__name__, _text_of(error)
     file, line, source = _own_place(error, script)
@@ -101,6 +103,14 @@ def is_own(file: str, script: str) -> bool:
         return False
     folder = os.path.dirname(script)
     return file.startswith((folder + os.sep, os.path.realpath(folder) + os.sep))
+
+
+def _said_before(error: SystemExit) -> str:
+    """What was printed before leaving with a number, such as `argparse` does: its end first."""
+    lines = last_words(sys.stderr) if isinstance(error.code, int) else []
+    if not lines:
+        return ""
+    return "\n  ".join([f", after printing: {lines[-1]}", *lines[:-1]])
 
 
 def _text_of(error: BaseException) -> str:

@@ -25,6 +25,7 @@ from covey.client.messages import Welcome
 from covey.client.session import Session, install
 
 from .execute import is_own, main_module, search_path
+from .lastwords import LastWords
 from .script import Terminal
 
 
@@ -80,9 +81,39 @@ class InlineStream(io.TextIOBase):
             self.flush()
             self._log.close()
 
+    def errors(self) -> TextIO:
+        """The same stream as standard error, whose end is remembered."""
+        return cast("TextIO", _InlineErrors(self))
+
     def _show(self, text: str) -> None:
         with outside(None):  # the terminal may well be the standard output that this one hides
             self._terminal(text if self._begun else f"{self._prefix}{text}")
+
+
+class _InlineErrors(io.TextIOBase):
+    """Standard error of a script: what is written to it goes where standard output goes."""
+
+    def __init__(self, stream: InlineStream) -> None:
+        super().__init__()
+        self._stream = stream
+        self.last = LastWords()
+
+    def writable(self) -> bool:
+        """True."""
+        return True
+
+    def fileno(self) -> int:
+        """The log's descriptor."""
+        return self._stream.fileno()
+
+    def write(self, text: str, /) -> int:
+        """Write and remember."""
+        self.last.hear(text)
+        return self._stream.write(text)
+
+    def flush(self) -> None:
+        """As for standard output."""
+        self._stream.flush()
 
 
 @dataclass(slots=True)
@@ -150,7 +181,7 @@ class Surroundings:
             main=main_module(welcome.script),
             modules={},
             stdout=output,
-            stderr=output,
+            stderr=stream.errors(),
             breakpoint=_breakpoint_hook(),
             session=session,
             python_random=random.getstate(),

@@ -225,6 +225,13 @@ ENDS = {
     "exit well": ("import sys; sys.exit()", ScriptEnded, "without answering"),
     "exit with a code": ("import sys\nsys.exit(3)", ScriptFailed, "sys.exit(3)"),
     "exit with text": ("import sys\nsys.exit('no data')", ScriptFailed, "sys.exit('no data')"),
+    "arguments that it does not know": (
+        "import argparse\np = argparse.ArgumentParser(prog='client.py')\n"
+        "p.add_argument('--lr', required=True)\np.parse_args()",
+        ScriptFailed,
+        "SystemExit: sys.exit(2), after printing: client.py: error: the following arguments are "
+        "required: --lr\n  usage: client.py [-h] --lr LR",
+    ),
     "send first": (
         "import covey.client as f\nf.init()\nf.send(f.FLModel(metrics={}))",
         ScriptFailed,
