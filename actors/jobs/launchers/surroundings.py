@@ -81,10 +81,6 @@ class InlineStream(io.TextIOBase):
             self.flush()
             self._log.close()
 
-    def errors(self) -> TextIO:
-        """The same stream as standard error, whose end is remembered."""
-        return cast("TextIO", _InlineErrors(self))
-
     def _show(self, text: str) -> None:
         with outside(None):  # the terminal may well be the standard output that this one hides
             self._terminal(text if self._begun else f"{self._prefix}{text}")
@@ -181,7 +177,7 @@ class Surroundings:
             main=main_module(welcome.script),
             modules={},
             stdout=output,
-            stderr=stream.errors(),
+            stderr=cast("TextIO", _InlineErrors(stream)),
             breakpoint=_breakpoint_hook(),
             session=session,
             python_random=random.getstate(),
