@@ -29,8 +29,7 @@ def make_report(run: str | None, workspace: Path | None, show: bool) -> None:
             written, or if no browser opens.
     """
     from covey.actors.observe.report import write_report
-    from covey.recipes.console import short
-    from covey.recipes.folder import is_running
+    from covey.recipes.folder import is_running, short
 
     folder = _find(run, workspace)
     try:

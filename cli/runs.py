@@ -113,7 +113,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _cells(run: Listed) -> tuple[str, ...]:
-    from covey.recipes.console import short
+    from covey.recipes.folder import short
 
     best = "" if run.best_value is None else f"{run.key_metric} {run.best_value:.4g}"
     return (

@@ -20,6 +20,9 @@ from weakref import WeakSet
 
 from covey.actors.observe.events import EventKind, RunEvent
 
+from .failures import Failures, first_line, in_round
+from .folder import short, workspace_of
+
 if TYPE_CHECKING:
     from .bars import Bar
     from .live import Board
@@ -27,7 +30,7 @@ if TYPE_CHECKING:
 #: More than this do not fit beside each other on a terminal of 100 columns.
 _MAX_METRICS: Final = 4
 
-#: Of the sites that fail in one round, and at the end, this many are named one by one.
+#: Of the sites that fail in one round this many are named in its line.
 _MAX_FAILURES: Final = 3
 
 #: The first line that names what is awaited comes with the first event about it (5 s); within a
@@ -144,9 +147,12 @@ class Console:
         self._draw(event)
 
     def _site_failed(self, event: RunEvent) -> None:
-        self._state.fail(event)
-        if len(self._state.failed_sites) <= _MAX_FAILURES:
-            self._line(f"{event.site} failed{_in_round(event)}: {_error(event.data)}", "red")
+        if self._state.failures.add(event):
+            self._line(f"{event.site} failed{in_round(event)}: {first_line(event.data)}", "red")
+
+    def _others_failed(self) -> None:
+        for text in self._state.failures.others(self._state.everyone):
+            self._line(text, "red")
 
     def _waiting(self, event: RunEvent) -> None:
         text = self._state.waiting_for(event.data)
@@ -162,10 +168,11 @@ class Console:
         data = event.data
         what = " (final model)" if data.get("task") == "evaluate" else ""
         self._state.finish_round(event)
+        self._others_failed()
         self._line(
             _joined(
                 f"round {event.round}{what}",
-                _sites(data, self._state.failed_sites),
+                _sites(data, self._state.failures.sites),
                 _metrics(data.get("metrics", {})),
                 _seconds(data.get("seconds")),
                 size(data.get("bytes")),
@@ -191,6 +198,8 @@ class Console:
         self._draw(event)
 
     def _finished(self, event: RunEvent) -> None:
+        if event.data.get("status") == "failed":
+            self._others_failed()
         prefix = self._prefix()  # as it was while other runs were beside this one
         self.close()
         for text, style in self._state.closing(event, self._failures):
@@ -242,9 +251,8 @@ class _State:
         self.rounds = 0
         self.rounds_done = 0
         self.answered = 0
-        self.failed_sites: list[str] = []
-        self._failures: list[RunEvent] = []
-        self._failed = 0
+        self.failures = Failures()
+        self.everyone = 0
         self._started_at = 0.0
         self._sites = 0
         self._round: int | None = None
@@ -258,6 +266,7 @@ class _State:
         self._started_at = event.time
         self.name = str(data.get("name", ""))
         self.rounds = int(data.get("rounds") or 0)
+        self.everyone = int(data.get("sites") or 0)
         self.rounds_done = int(data.get("resumed_round") or 0)
         folder = data.get("folder")
         self._folder = Path(folder) if folder else None
@@ -266,7 +275,7 @@ class _State:
         self._round = event.round
         self._sites = int(event.data.get("sites") or 0)
         self.answered = 0
-        self.failed_sites = []
+        self.failures.begin_round()
 
     def finish_round(self, event: RunEvent) -> None:
         if event.round is not None:
@@ -274,12 +283,6 @@ class _State:
             # Both a training round and the evaluation after it measure the model of that number.
             known = self._metrics.setdefault(event.round, {})
             self._metrics[event.round] = {**known, **event.data.get("metrics", {})}
-
-    def fail(self, event: RunEvent) -> None:
-        self.failed_sites.append(str(event.site))
-        self._failed += 1
-        if len(self._failures) < _MAX_FAILURES:
-            self._failures.append(event)
 
     def progress(self) -> str:
         if self._round is None:
@@ -320,18 +323,13 @@ class _State:
         done = f"{_count(data.get('rounds'), 'round')}{early} in {seconds}"
         lines = [(f"status: {status}, {done}", "green" if completed else "red")]
         if completed:
-            lines += [(text, "red") for text in self._failed_sites()]
+            lines += [(text, "red") for text in self.failures.closing()]
         if self._folder is not None:
             over = status != "interrupted"
             lines += [(text, "") for text in self._where_to_look(self._folder, data, over)]
         if not completed and failures:
             lines += [(text, "red") for text in failure_block(data)]
         return lines
-
-    def _failed_sites(self) -> list[str]:
-        lines = [f"failed: {_who_and_where(failure)}" for failure in self._failures]
-        more = self._failed - len(lines)
-        return [*lines, f"and {more} more, see summary.json"] if more else lines
 
     def _where_to_look(self, folder: Path, data: Mapping[str, Any], over: bool) -> list[str]:
         lines = [f"result: {short(folder)}"]
@@ -355,8 +353,6 @@ class _State:
 
 def _runs_command(folder: Path) -> str:
     """The command that lists this run, as typed from where the user is."""
-    from .folder import workspace_of
-
     workspace = folder.parent.parent
     if workspace.resolve() == workspace_of(None).resolve():
         return "covey runs"
@@ -388,13 +384,6 @@ def _behind_bars(stream: TextIO) -> TextIO:
     return proxied
 
 
-def short(path: Path) -> str:
-    """A path as the user would type it: relative if it lies below the current folder."""
-    with suppress(ValueError, OSError):
-        return str(path.resolve().relative_to(Path.cwd()))
-    return str(path)
-
-
 def size(count: float | None) -> str:
     """A number of bytes for people."""
     if count is None:
@@ -405,22 +394,6 @@ def size(count: float | None) -> str:
             return f"{value:.3g} {unit}"
         value /= 1000
     return f"{value:.3g} TB"
-
-
-def _who_and_where(failure: RunEvent) -> str:
-    text = f"{failure.site}{_in_round(failure)}: {_error(failure.data)}"
-    file = failure.data.get("file")
-    return f"{text} ({short(Path(str(file)))}, line {failure.data.get('line')})" if file else text
-
-
-def _in_round(event: RunEvent) -> str:
-    return "" if event.round is None else f" in round {event.round}"
-
-
-def _error(data: Mapping[str, Any]) -> str:
-    """The first line of what a script raised."""
-    text = ": ".join(str(data[key]) for key in ("kind", "text") if data.get(key))
-    return text.partition("\n")[0]
 
 
 def _sites(data: Mapping[str, Any], failed_sites: list[str]) -> str:

@@ -39,6 +39,13 @@ def workspace_of(given: str | Path | None) -> Path:
     return Path(given or os.environ.get("COVEY_WORKSPACE") or "covey_runs").absolute()
 
 
+def short(path: Path) -> str:
+    """A path as the user would type it: relative if it lies below the current folder."""
+    with suppress(ValueError, OSError):
+        return str(path.resolve().relative_to(Path.cwd()))
+    return str(path)
+
+
 class RunFolder:
     """One run's folder, locked by this process until `close`."""
 

@@ -350,7 +350,8 @@ class AsynchronousTraining:
         employment = self.job.employment
         left, minimum = len(employment.present), self.job.plan.minimum
         if left < minimum and not self.over:
-            error = QuorumLost(self.job.version, minimum, left, employment.out)
+            sites = len(self.job.plan.sites)
+            error = QuorumLost(self.job.version, minimum, left, sites, employment.out)
             self._over.set_exception(error)
 
     def _too_late(self, msg: Submit) -> None:

@@ -237,7 +237,8 @@ def _without_quorum(error: QuorumLost) -> Outcome:
     failure = failures[site] if site is not None else None
     text = str(error)
     if failure is not None:
-        text = f"{text}; {site} failed: {failure.kind}: {failure.text}"
+        who = "" if error.alike else f"; {site} failed"
+        text = f"{text}{who}: {failure.kind}: {failure.text}"
     return Outcome(RunStatus.FAILED, text, site, error.round, failure)
 
 

@@ -14,6 +14,7 @@ from ..downloads.blobs import Blobs
 from ..jobs.checkpoint import Checkpoint
 from ..jobs.states import RunStatus
 from ..jobs.workflow import Workflow, federated_averaging
+from ..observe.alike import sort_of
 from ..observe.events import RunEvent
 from .messages import Failure
 
@@ -27,17 +28,36 @@ class QuorumLost(Exception):
     Attributes:
         round: The round.
         failures: Why each failed site did, by site.
+        alike: Whether all of the `sites` have failed, and alike.
     """
 
     def __init__(
-        self, round: int, minimum: int, left: int, failures: Mapping[str, Failure]
+        self,
+        round: int,
+        minimum: int,
+        left: int,
+        sites: int,
+        failures: Mapping[str, Failure],
+        *,
+        answered: bool = True,
     ) -> None:
-        """Name the round, what it needed and what it had."""
-        less = f" (min_clients={left} would go on without the rest)" if left else ""
+        """Name the round, what it needed and what it had; `answered` says whether anybody has."""
+        same = len(failures) > 1 and are_alike(failures)
+        self.alike = same and len(failures) == sites
+        # One mistake that is in every script is not cured by doing without some of them.
+        advise = left and (answered or not same)
+        less = f" (min_clients={left} would go on without the rest)" if advise else ""
         count = "1 is" if left == 1 else f"{left} are"
-        super().__init__(f"round {round} needs {minimum} sites and {count} left{less}")
+        lost = f"round {round} needs {minimum} sites and {count} left{less}"
+        super().__init__(f"all {sites} sites failed alike" if self.alike else lost)
         self.round = round
         self.failures = dict(failures)
+
+
+def are_alike(failures: Mapping[str, Failure]) -> bool:
+    """Whether sites failed with the same error at the same place."""
+    each = failures.items()
+    return len({sort_of(site, f.kind, f.text, f.file, f.line) for site, f in each}) == 1
 
 
 @dataclass(slots=True)

@@ -27,7 +27,7 @@ from .blame import WorkflowFailed, blame
 from .employment import PUSH_TIMEOUT_S, RETRY_S
 from .job import Job
 from .messages import Assign, Begin, Contribute, Counted, Failure, Step, Submit, Taken, Update
-from .plan import QuorumLost
+from .plan import QuorumLost, are_alike
 from .rounds import Round
 
 # What models are called that are no site's own.
@@ -37,6 +37,9 @@ GLOBAL_MODEL, BEST_MODEL = "global", "best"
 # pushed all at once, each would have left the processor's caches before it works.
 PUSHED_AT_ONCE = 16
 
+# A round that is lost by its first failure is given up when so much time has passed, or another
+# site has done something else: till then all may fail alike.
+ALIKE_S = 0.5
 
 #: Draws how many seconds a site takes for its next task.
 Durations: TypeAlias = Callable[[str], float]
@@ -277,14 +280,26 @@ class SynchronousTraining:
             self._job.ctx.run(self._push(work), lambda _: None)
             await self._settled
         if work.hopeless or (minimum and not work.met):
+            await self._hear_the_rest(work)
             raise self._quorum_lost(work)
         return work
 
     def _quorum_lost(self, work: Round) -> QuorumLost:
         left = len(work.done) + len(work.waiting)
-        return QuorumLost(
-            work.number, work.minimum, left, {**self._job.employment.out, **work.failed}
-        )
+        failures = {**self._job.employment.out, **work.failed}
+        sites = len(self._asked.union(failures))
+        answered = bool(work.done)
+        return QuorumLost(work.number, work.minimum, left, sites, failures, answered=answered)
+
+    async def _hear_the_rest(self, work: Round) -> None:
+        """One mistake that is in every script shows at all sites within a moment: hear of all."""
+        until = self._job.ctx.now + ALIKE_S
+        while work.waiting and not work.done and work.failed and are_alike(work.failed):
+            left_s = until - self._job.ctx.now
+            if left_s <= 0:
+                return
+            self._settled = asyncio.get_running_loop().create_future()
+            await asyncio.wait([self._settled], timeout=left_s)
 
     async def _push(self, work: Round) -> None:
         """Give every site its task; those that cannot be reached get it again and again."""

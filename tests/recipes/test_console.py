@@ -204,19 +204,52 @@ def test_a_site_that_fails_while_the_run_goes_on_is_named_with_its_line_at_the_e
     )
 
 
-def test_many_failures_are_counted_not_listed(out: io.StringIO) -> None:
+def test_failures_that_are_alike_are_told_once_and_counted(out: io.StringIO) -> None:
     story = Story(Console(out))
     story.start()
     story.round(0, ok=1, failed=60)
     story.finish()
-    assert len(lines(out)) == 1 + 3 + 1 + 1 + 3 + 1
-    assert [line.partition(" in ")[0] for line in lines(out)[-4:-1]] == [
-        "failed: site-2",
-        "failed: site-3",
-        "failed: site-4",
+    assert lines(out)[1:4] == [
+        "site-2 failed in round 0: ValueError: bad batch",
+        "site-3, site-4, site-5 and 56 more failed in round 0 as site-2 did",
+        "round 0  1 ok, 60 failed  accuracy 0  1.2 s  181 KB",
     ]
-    assert lines(out)[-1] == "and 57 more, see summary.json"
-    assert "round 0  1 ok, 60 failed  " in out.getvalue()
+    assert lines(out)[5:] == [
+        "failed: site-2 in round 0: ValueError: bad batch (/elsewhere/client.py, line 41); "
+        "so did site-3, site-4, site-5 and 56 more"
+    ]
+
+
+def test_many_different_failures_are_counted_not_listed(out: io.StringIO) -> None:
+    story = Story(Console(out))
+    story.start()
+    story.tell(EventKind.ROUND_STARTED, 0, sites=26, task="train")
+    for letter in "abcdefghijklmnopqrstuvwxyz":
+        failure = FAILURE | {"text": f"no {letter}{letter}"}
+        story.tell(EventKind.SITE_FAILED, 0, "site-1", fatal=False, **failure)
+    story.finish()
+    assert [line.partition(": ")[2] for line in lines(out)[1:4]] == [
+        f"ValueError: no {letter}{letter}" for letter in "abc"
+    ]
+    assert len(lines(out)) == 1 + 3 + 1 + 3 + 1
+    assert lines(out)[-1] == "and 23 more, see summary.json"
+
+
+def test_a_site_that_fails_again_and_again_is_told_once_and_counted(out: io.StringIO) -> None:
+    """In asynchronous training, which has no rounds that begin."""
+    story = Story(Console(out))
+    story.start()
+    for version in range(5):
+        for site in ("site-1", "site-2")[: 1 + version % 2]:
+            failure = FAILURE | {"text": f"no data for {site}, version {version}"}
+            story.tell(EventKind.SITE_FAILED, version, site, fatal=False, **failure)
+    story.finish()
+    told = "site-1 failed in round 0: ValueError: no data for site-1, version 0"
+    assert lines(out)[1] == told
+    assert lines(out)[3:] == [
+        "failed: site-1 in round 0: ValueError: no data for site-1, version 0 "
+        "(/elsewhere/client.py, line 41); so did site-2, 7 times in all"
+    ]
 
 
 def test_a_failed_run_ends_with_the_users_own_file_and_line_said_once(

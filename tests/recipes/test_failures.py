@@ -16,6 +16,7 @@ import pytest
 from covey.recipes import (
     ConfigError,
     EventKind,
+    FedBuffRecipe,
     JobAborted,
     JobFailed,
     Run,
@@ -107,6 +108,40 @@ def test_a_run_whose_every_client_fails_is_failed(lab: Lab) -> None:
     error = failed(lab, min_clients=1)
     assert set(failures(error.run)) == {"site-1", "site-2", "site-3"}
     assert "RuntimeError: site-" in str(error)
+
+
+@pytest.mark.parametrize("min_clients", [None, 1])
+def test_the_same_mistake_at_all_sites_is_told_once(lab: Lab, min_clients: int | None) -> None:
+    lab.client(text="import covey.client as flare\nflare.init()\n{}['data']\n")
+    error = failed(lab, clients=4, min_clients=min_clients)
+    assert str(error) == (
+        "all 4 sites failed alike: KeyError: 'data'\n"
+        f"  File \"{lab.folder / 'client.py'}\", line 3\n    {{}}['data']"
+    )
+    assert error.site is not None
+    assert set(failures(error.run)) == {"site-1", "site-2", "site-3", "site-4"}
+
+
+def test_who_has_answered_is_reason_to_go_on_without_the_rest(lab: Lab) -> None:
+    def train(params: dict[str, Any], ctx: TrainContext) -> dict[str, Any]:
+        if ctx.site != "site-1":
+            raise LookupError(f"{ctx.site} has no data")
+        return params
+
+    text = str(failed(lab, train=train)).splitlines()[0]
+    assert text.startswith("round 0 needs 3 sites and ")
+    assert "would go on without the rest); site-" in text
+
+
+def test_the_same_mistake_in_asynchronous_training_is_told_once(lab: Lab) -> None:
+    def train(params: dict[str, Any], ctx: TrainContext) -> dict[str, Any]:
+        raise LookupError(f"{ctx.site} has no data")
+
+    recipe = FedBuffRecipe(
+        name="job", initial_model={"w": np.zeros(1)}, train=train, num_rounds=9, most_failures=2
+    )
+    with pytest.raises(JobFailed, match=r"^all 3 sites failed alike: LookupError: site-"):
+        recipe.execute(lab.env())
 
 
 WRONG_ANSWERS = {
