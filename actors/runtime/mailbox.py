@@ -141,6 +141,5 @@ class Queue:
         return queued, waiting
 
 
-# The mailbox of a reference to an actor that is not here: nothing fits in.
+# The mailbox of a reference to an actor that is not here: nobody may append to it.
 NOWHERE = Queue(Mailbox(), cast(Any, None))
-NOWHERE.closed = True

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from functools import partial
@@ -27,6 +29,11 @@ from covey.actors.runtime.testing import simulate
 @dataclass(frozen=True, slots=True)
 class Item(Message["Slow", int]):
     number: int
+
+
+@dataclass(frozen=True, slots=True, weakref_slot=True)
+class Heavy(Message["Slow", None]):
+    pass
 
 
 class Slow(Actor):
@@ -69,6 +76,28 @@ def test_a_full_mailbox_makes_tell_wait() -> None:
         assert waiting.done()
 
     with_slow(body, Mailbox(1))
+
+
+def test_the_default_mailbox_holds_256_messages() -> None:
+    async def body(system: System, ref: Ref[Slow], seen: list[int]) -> None:
+        for number in range(1, 257):
+            ref.tell(Item(number))
+        assert system.statistics().actors[0].waiting == 0
+        ref.tell(Item(257))
+        assert system.statistics().actors[0].waiting == 1
+
+    with_slow(body, Mailbox())
+
+
+def test_an_ask_waits_for_the_told_message_at_work() -> None:
+    async def body(system: System, ref: Ref[Slow], seen: list[int]) -> None:
+        assert await ref.ask(Item(1)) == 1
+        await ref.tell(Item(2))
+        await asyncio.sleep(0.1)
+        assert await ref.ask(Item(3)) == 3
+        assert seen == [0, 1, 2, 3]
+
+    with_slow(body, Mailbox())
 
 
 def test_a_waiting_tell_that_is_cancelled_withdraws_its_message() -> None:
@@ -134,6 +163,43 @@ def test_stopping_fails_those_who_wait_for_room() -> None:
         assert seen == [0]
 
     with_slow(body, Mailbox(1))
+
+
+def test_what_a_stopped_actor_has_not_handled_is_let_go() -> None:
+    async def body(system: System, ref: Ref[Slow], seen: list[int]) -> None:
+        queued, waiting = Heavy(), Heavy()
+        kept = [weakref.ref(queued), weakref.ref(waiting)]
+        ref.tell(queued)
+        ref.tell(waiting)
+        del queued, waiting
+        await system.stop(ref)
+        gc.collect()
+        assert [message() for message in kept] == [None, None]
+
+    with_slow(body, Mailbox(1))
+
+
+def test_an_actor_cancelled_before_its_first_turn_takes_nothing() -> None:
+    async def main() -> None:
+        async with System("s") as system:
+            ref = await system.spawn(partial(Slow, []), name="slow")
+            task = system.cells["slow"].worker.task
+            task.cancel()
+            await asyncio.wait([task])
+            with pytest.raises(Stopped):
+                ref.tell(Item(1))
+
+    simulate(main)
+
+
+def test_a_mailbox_that_nothing_has_come_to_has_no_depth() -> None:
+    async def main() -> None:
+        async with System("s") as system:
+            await system.spawn(partial(Slow, []), name="slow")
+            actor = system.statistics().actors[0]
+            assert (actor.queued, actor.peak) == (0, 0)
+
+    simulate(main)
 
 
 def test_the_deepest_mailbox_met_is_kept() -> None:

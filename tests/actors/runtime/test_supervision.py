@@ -123,6 +123,27 @@ def test_a_budget_counts_failures_within_its_window() -> None:
     assert fresh.failures == 50
 
 
+class Longest(random.Random):
+    """Draws the end of each range."""
+
+    def uniform(self, a: float, b: float) -> float:
+        return b
+
+
+def test_the_default_budget_is_three_restarts_a_minute() -> None:
+    budget = Budget(Restart())
+    pauses = [budget.failed(now, Longest()) for now in (0.0, 20.0, 40.0)]
+    assert pauses == [0.1, 0.2, 0.4]
+    assert budget.failed(59.9, Longest()) is None
+    budget = Budget(Restart())
+    assert all(budget.failed(20.0 * number, Longest()) is not None for number in range(20))
+
+
+def test_no_pause_is_longer_than_half_a_minute_unless_it_is_said() -> None:
+    budget = Budget(Restart(limit=100))
+    assert max(budget.failed(0.0, Longest()) or 0.0 for _ in range(100)) == 30.0
+
+
 def test_a_budget_of_a_million_restarts_does_not_overflow() -> None:
     budget = Budget(Restart(limit=10**6, within=1e9, longest=30))
     rng = random.Random(1)
