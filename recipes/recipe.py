@@ -37,6 +37,7 @@ from covey.transport import Scalar
 from .checked import Checked, settings_of
 from .errors import ConfigError, did_you_mean
 from .run import Run
+from .usercode import checked_function
 
 # A name becomes a folder's and part of addresses.
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,63}")
@@ -104,8 +105,8 @@ class Recipe(Checked, ABC):
         if evaluate is not None and train is None:
             raise ConfigError("evaluate", "goes with train=; a script uses flare.is_evaluate()")
         self.task_timeout = _checked_timeout(task_timeout)
-        self.train = _checked_function("train", train)
-        self.evaluate = _checked_function("evaluate", evaluate)
+        self.evaluate = checked_function("evaluate", evaluate)
+        self.train = checked_function("train", train)
         self.train_script = None if train_script is None else find_script(train_script)
         self.train_args = _split(train_args)
         self.initial = _load(initial_model)
@@ -179,6 +180,8 @@ class Recipe(Checked, ABC):
             whole("min_clients", self.min_clients, 1)
         if (self.train_script is None) == (self.train is None):
             raise ConfigError("train_script", "give either train_script= or train=")
+        checked_function("evaluate", self.evaluate)
+        checked_function("train", self.train)
         if self.train_script is not None:
             self.train_script = find_script(self.train_script)
         self.train_args = _split(self.train_args)
@@ -295,12 +298,6 @@ def _split(args: str | Sequence[Any]) -> tuple[str, ...]:
         return tuple(shlex.split(args) if isinstance(args, str) else map(str, args))
     except (ValueError, TypeError) as error:
         raise ConfigError("train_args", f"{args!r}: {error}") from None
-
-
-def _checked_function(setting: str, function: Any) -> Any:
-    if function is not None and not callable(function):
-        raise ConfigError(setting, f"{function!r} is no function; a script goes to train_script=")
-    return function
 
 
 def _load(source: Any) -> InitialModel:

@@ -32,6 +32,7 @@ from .folder import RunFolder, workspace_of
 from .recipe import NAME, NAME_RULE, Recipe, whole
 from .run import Run
 from .simulation import Simulation
+from .usercode import check_syntax
 
 Isolation = Literal["process", "inline"]
 
@@ -208,6 +209,7 @@ class SimEnv(Checked):
             return None, ()
         self._check_processes()
         found = scan(recipe.train_script)
+        check_syntax(found.local)
         if found.missing:
             raise ConfigError("train_script", "; ".join(map(str, found.missing)))
         preload = found.third_party

@@ -189,4 +189,4 @@ def test_what_cannot_be_exported_is_told(lab: Lab) -> None:
         with pytest.raises(ConfigError, match="folder"):
             lab.recipe().export(folder)
     with pytest.raises(ConfigError, match="by function"):
-        lab.recipe(train=len).export(lab.folder / "out")
+        lab.recipe(train=dict).export(lab.folder / "out")
