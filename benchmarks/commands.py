@@ -75,8 +75,8 @@ def time_command(command: Sequence[str], workspace: Path) -> Timing:
     Raises:
         CommandFailed: Unless it exits with 0.
     """
-    before = _cpu_of_children()
-    with tempfile.TemporaryFile() as output, _adopting_orphans():
+    before = cpu_of_children()
+    with tempfile.TemporaryFile() as output, adopting_orphans():
         began = time.perf_counter()
         process = subprocess.Popen(
             command,
@@ -91,11 +91,11 @@ def time_command(command: Sequence[str], workspace: Path) -> Timing:
             process.kill()
             code = process.wait()
         wall_s = time.perf_counter() - began
-        _reap_orphans()
+        reap_orphans()
         if code != 0:
             output.seek(0)
             raise CommandFailed(command, code, output.read().decode(errors="replace"))
-    return Timing(wall_s, _cpu_of_children() - before, workspace)
+    return Timing(wall_s, cpu_of_children() - before, workspace)
 
 
 def environment(workspace: Path) -> dict[str, str]:
@@ -116,7 +116,7 @@ def take_turns(
 
 
 @contextmanager
-def _adopting_orphans() -> Generator[None]:
+def adopting_orphans() -> Generator[None]:
     """Be the parent of what a command leaves behind, so that its CPU time is counted."""
     libc = ctypes.CDLL(None, use_errno=True)
     known = hasattr(libc, "prctl")
@@ -129,7 +129,7 @@ def _adopting_orphans() -> Generator[None]:
             libc.prctl(_PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
 
 
-def _reap_orphans() -> None:
+def reap_orphans() -> None:
     """Wait a while for processes that outlived their command."""
     deadline = time.monotonic() + _ORPHANS_S
     with suppress(ChildProcessError):
@@ -138,6 +138,7 @@ def _reap_orphans() -> None:
                 time.sleep(0.01)
 
 
-def _cpu_of_children() -> float:
+def cpu_of_children() -> float:
+    """User and system time of all processes that were waited for so far, in seconds."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime

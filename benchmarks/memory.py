@@ -132,7 +132,7 @@ class Sampler:
     def look(self) -> Memory:
         """The memory at this moment; a process that ends meanwhile is left out."""
         sum_, shared, mapped = Memory(), dict[tuple[int, int], int](), 0
-        for pid in self._processes():
+        for pid in self.processes():
             with suppress(OSError, ValueError):
                 rollup = _rollup(pid)
                 if not rollup:
@@ -148,7 +148,8 @@ class Sampler:
                 )
         return replace(sum_, unmapped=max(0, sum(shared.values()) - mapped))
 
-    def _processes(self) -> Iterator[str]:
+    def processes(self) -> Iterator[str]:
+        """The numbers of the processes that carry the marker and live at this moment."""
         for pid in os.listdir("/proc"):
             if not pid.isdigit():
                 continue

@@ -1,0 +1,1 @@
+"""The app that flwr runs: a server and its clients."""

@@ -1,0 +1,140 @@
+"""Runs of several systems in alternation, and what is told of them: medians and ratios of pairs."""
+
+from __future__ import annotations
+
+import shutil
+import statistics
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final
+
+from .bounded import OFTEN, Bounds, Outcome, Peaks, run
+from .systems import call
+from .work.settings import Work
+
+#: A run that took longer is not repeated.
+ONCE_S: Final = 60.0
+#: A run that took less is done once more to look at its memory closely, at the cost of its time.
+_CLOSE_LOOK_S: Final = 20.0
+
+#: What a table reads from a run's folder before that is deleted.
+Reader = Callable[[Work, Outcome], dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One run, and what was read from its folder."""
+
+    outcome: Outcome
+    found: dict[str, Any]
+
+
+@dataclass(slots=True)
+class Trials:
+    """The runs of one system.
+
+    Attributes:
+        runs: Those that were done, by turn.
+        close: Peaks of a run in which memory was looked at closely, if there was one.
+        missing: Why there are no runs at all; empty if there are.
+    """
+
+    runs: dict[int, Trial] = field(default_factory=dict[int, Trial])
+    close: Peaks | None = None
+    missing: str = ""
+
+    @property
+    def fault(self) -> str:
+        """Why a run did not end well; empty if all did."""
+        return self.missing or next((t.outcome.fault for t in self.runs.values()), "")
+
+    @property
+    def wall_s(self) -> float:
+        """The median."""
+        return statistics.median(trial.outcome.wall_s for trial in self.runs.values())
+
+    @property
+    def cpu_s(self) -> float:
+        """The median."""
+        return statistics.median(trial.outcome.cpu_s for trial in self.runs.values())
+
+    @property
+    def memory(self) -> int:
+        """The largest peak of all runs, in bytes."""
+        return max(peaks.pss for peaks in self._peaks())
+
+    @property
+    def processes(self) -> int:
+        """Most processes at once."""
+        return max(peaks.processes for peaks in self._peaks())
+
+    def _peaks(self) -> list[Peaks]:
+        close = [self.close] if self.close is not None else []
+        return close + [trial.outcome.peaks for trial in self.runs.values()]
+
+    def due(self) -> bool:
+        """Whether to run it once more: not after a fault or a long run."""
+        return not self.fault and all(t.outcome.wall_s <= ONCE_S for t in self.runs.values())
+
+
+def ratio_of_pairs(measured: Trials, base: Trials, value: Callable[[Trial], float]) -> float | None:
+    """The median, over the turns that both took, of what the one measured over the other."""
+    turns = measured.runs.keys() & base.runs.keys()
+    pairs = [(value(measured.runs[turn]), value(base.runs[turn])) for turn in turns]
+    return statistics.median(one / other for one, other in pairs) if pairs else None
+
+
+def wall(trial: Trial) -> float:
+    """Seconds of a whole command."""
+    return trial.outcome.wall_s
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """What does the runs.
+
+    Attributes:
+        pythons: The Python of each system that takes part.
+        missing: Why others do not.
+        scratch: Where runs have their folders.
+        bounds: Of each run.
+    """
+
+    pythons: Mapping[str, Path]
+    missing: Mapping[str, str]
+    scratch: Path
+    bounds: Bounds
+
+    def take_turns(
+        self, work: Work, repeats: int, read: Reader | None = None, without: tuple[str, ...] = ()
+    ) -> dict[str, Trials]:
+        """Have every system do the work once, then every system again, ...; then look closely."""
+        names = [name for name in self.pythons if name not in without]
+        trials = {name: Trials() for name in names}
+        for turn in range(repeats):
+            for name in names:
+                if trials[name].due():
+                    trials[name].runs[turn] = self._once(name, work, read)
+        for name in names:
+            if not trials[name].fault and trials[name].wall_s <= _CLOSE_LOOK_S:
+                trials[name].close = self._once(name, work, None, OFTEN).outcome.peaks
+        gone = {name: Trials(missing=why) for name, why in self.missing.items()}
+        return trials | gone
+
+    def _once(self, name: str, work: Work, read: Reader | None, *rest: float) -> Trial:
+        folder = self.scratch / str(sum(1 for _ in self.scratch.iterdir()))
+        folder.mkdir()
+        work = replace(work, folder=str(folder))
+        outcome = run(call(name, self.pythons[name], work), self.bounds, *rest)
+        if name == "flwr" and not outcome.fault and not work.done.exists():
+            outcome = replace(outcome, fault="did not reach its end")
+        found: dict[str, Any] = {}
+        if read is not None and not outcome.fault:
+            found = read(work, outcome)
+        told = outcome.fault or f"{outcome.wall_s:.2f} s"
+        print(f"  {work.task}, {work.clients} clients, {name}: {told}", file=sys.stderr)
+        for path in folder.iterdir():
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
+        return Trial(outcome, found)

@@ -1,0 +1,33 @@
+"""Trivial rounds: three of them, two steps of SGD each, with more and more clients."""
+
+from __future__ import annotations
+
+from . import whole
+from .page import Table
+from .series import Series
+from .systems import FUNCTION, SCRIPT
+from .work.settings import Work
+
+ROUNDS = 3
+#: Clients -> repeats.
+SIZES = {2: 3}
+
+_FASTER = {2: 5, 32: 4}
+_NOTE = (
+    "A convolutional network of 3,818 parameters, two steps of SGD on 8 samples, 3 rounds; the "
+    "time is the whole command's. Ratios are a system's figure over covey's."
+)
+
+
+def run(series: Series, repeats: int | None) -> list[Table]:
+    """A table for each number of clients."""
+    return [_size(series, clients, repeats or usual) for clients, usual in SIZES.items()]
+
+
+def _size(series: Series, clients: int, repeats: int) -> Table:
+    trials = series.take_turns(Work("trivial", clients, ROUNDS, ""), repeats)
+    limits: dict[str, str] = {}
+    if clients in _FASTER:
+        text = f"wall >= {_FASTER[clients]} x"
+        limits = {name: text for name in trials if name not in (SCRIPT, FUNCTION)}
+    return whole.table(f"Trivial rounds, {clients} clients", _NOTE, trials, limits)

@@ -1,0 +1,80 @@
+"""Whole commands, a table of them: wall, CPU seconds, memory, processes, and ratios to covey's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from benchmarks.results import mebibytes, ratio, seconds
+
+from .page import Table, last_words
+from .series import Trials, ratio_of_pairs, wall
+from .systems import FUNCTION, SCRIPT
+
+COLUMNS = (
+    "system", "wall", "CPU", "peak memory", "processes",
+    "wall / script", "wall / function", "memory / script", "shall be", "note",
+)  # fmt: skip
+
+
+def table(name: str, note: str, trials: Mapping[str, Trials], limits: Mapping[str, str]) -> Table:
+    """One row for each system."""
+    rows = [_row(system, trials, limits.get(system, "")) for system in trials]
+    return Table(name, note, COLUMNS, rows, {system: told(trials[system]) for system in trials})
+
+
+def _row(system: str, trials: Mapping[str, Trials], limit: str) -> list[str]:
+    mine = trials[system]
+    if not mine.runs:
+        return [system, *["-"] * (len(COLUMNS) - 3), limit, last_words(mine.missing)]
+    more = "> " if mine.fault.startswith("stopped") else ""
+    cells = [system, more + seconds(mine.wall_s) if _counts(mine) else "failed"]
+    cells += [seconds(mine.cpu_s), more + mebibytes(mine.memory), str(mine.processes)]
+    for base in (SCRIPT, FUNCTION):
+        cells.append(more + _walls(mine, trials.get(base)) if _counts(mine) else "-")
+    return [*cells, more + _memories(mine, trials.get(SCRIPT)), limit, _note(mine)]
+
+
+def _counts(trials: Trials) -> bool:
+    """Whether its time says something: that of a run that failed does not."""
+    return not trials.fault or trials.fault.startswith("stopped")
+
+
+def _walls(mine: Trials, base: Trials | None) -> str:
+    if base is None or base.fault:
+        return "-"
+    found = ratio_of_pairs(mine, base, wall)
+    return "-" if found is None else ratio(found, 1)
+
+
+def _memories(mine: Trials, base: Trials | None) -> str:
+    if base is None or base.fault:
+        return "-"
+    return ratio(mine.memory, base.memory)
+
+
+def _note(trials: Trials) -> str:
+    if trials.fault:
+        last = list(trials.runs.values())[-1].outcome
+        said = "" if trials.fault.startswith("stopped") else f": {last_words(last.said)}"
+        return trials.fault + said
+    runs = [trial.outcome.wall_s for trial in trials.runs.values()]
+    return "one run" if len(runs) == 1 else ", ".join(f"{wall_s:.2f}" for wall_s in runs) + " s"
+
+
+def told(trials: Trials) -> dict[str, Any]:
+    """The figures of all runs, for the JSON."""
+    runs = [
+        {
+            "turn": turn,
+            "wall_s": round(trial.outcome.wall_s, 3),
+            "cpu_s": round(trial.outcome.cpu_s, 2),
+            **asdict(trial.outcome.peaks),
+            "fault": trial.outcome.fault,
+            **trial.found,
+        }
+        for turn, trial in trials.runs.items()
+    ]
+    close = asdict(trials.close) if trials.close is not None else None
+    return {"runs": runs, "close_look": close, "missing": trials.missing}
