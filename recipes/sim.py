@@ -29,6 +29,7 @@ from .checked import Checked
 from .durations import Duration, check_durations
 from .errors import ConfigError, did_you_mean
 from .folder import RunFolder, workspace_of
+from .leftover import leftover
 from .recipe import NAME, NAME_RULE, Recipe, whole
 from .run import Run
 from .simulation import Simulation
@@ -191,8 +192,8 @@ class SimEnv(Checked):
         template, preload = self._preload(recipe)
         folder: RunFolder | None = None
         try:
-            folder = self._folder(recipe)
-            return Simulation(self, recipe, folder, template, preload)
+            folder, note = self._folder(recipe)
+            return Simulation(self, recipe, folder, template, preload, note)
         except BaseException as error:
             if template is not None:
                 template.kill()
@@ -233,13 +234,15 @@ class SimEnv(Checked):
                 "each), or restart_scripts=True (scripts keep nothing between rounds)",
             )
 
-    def _folder(self, recipe: Recipe) -> RunFolder:
+    def _folder(self, recipe: Recipe) -> tuple[RunFolder, str]:
+        """A folder to go on in or a new one, and what to tell of an unfinished run."""
         manifest = recipe.manifest(self.sites)
-        workspace = workspace_of(self.workspace)
+        workspace, note = workspace_of(self.workspace), ""
         if self.resume:
             found = RunFolder.find_unfinished(workspace, manifest, self.seed)
             if found is not None:
-                return found
+                return found, ""
+            note = leftover(workspace, manifest, self.seed)
         seed = self.seed if self.seed is not None else secrets.randbits(_SEED_BITS)
         environment = {
             "kind": "SimEnv",
@@ -249,7 +252,7 @@ class SimEnv(Checked):
             "torch_threads": self.torch_threads,
             "durations": None if self.durations is None else str(self.durations),
         }
-        return RunFolder.create(workspace, manifest, seed, environment)
+        return RunFolder.create(workspace, manifest, seed, environment), note
 
 
 # Runs that `start` began and that are not over.

@@ -69,7 +69,8 @@ class Simulation:
         template: Template | None,
         preload: tuple[str, ...],
     ) -> None:
-        """Put the initial model, or the version to go on from, in place."""
+        """Put the initial model, or the version to go on from, in place; `note` is told first."""
+        note: str = "",
         self._env = env
         self._recipe = recipe
         self._folder = folder
@@ -77,6 +78,7 @@ class Simulation:
         self._preload = preload
         self._began = time.time()
         self._blobs = Blobs()
+        self._note = note
         self._start = recipe.version_0()
         more = has_control(self._start.layout)
         self._checkpoint = Checkpoint(folder.path, write_alone if more else None)
@@ -130,6 +132,8 @@ class Simulation:
         try:
             async with AsyncExitStack() as stack:
                 stack.enter_context(_patient_collector())
+            if self._note:
+                self._journal.record(RunEvent(EventKind.NOTICE, data={"text": self._note}))
                 await self._simulate(stack)
         except (asyncio.CancelledError, KeyboardInterrupt):
             self._end_early(RunStatus.ABORTED, _INTERRUPTED)

@@ -127,7 +127,15 @@ def test_a_finished_run_is_never_resumed(lab: Lab) -> None:
     assert len(runs(lab)) == 2
 
 
-@pytest.mark.parametrize("how", ["variable", "argument", "code", "model", "seed"])
+WHAT_DIFFERS = {
+    "code": "client.py has changed",
+    "model": "initial_model has changed",
+    "seed": "seed 5 there, 6 here",
+    "rounds": "num_rounds 3 there, 2 here",
+}
+
+
+@pytest.mark.parametrize("how", ["variable", "argument", *WHAT_DIFFERS])
 def test_an_unfinished_run_is_left_alone_where_another_is_wanted(lab: Lab, how: str) -> None:
     lab.client(STOPS)
     lab.job()
@@ -139,6 +147,8 @@ def test_an_unfinished_run_is_left_alone_where_another_is_wanted(lab: Lab, how: 
             lab.client(STOPS + "    pass\n")
         case "model":
             lab.job("[('initial_model', {'w': np.zeros(5, np.float32)})]")
+        case "rounds":
+            lab.job("[('num_rounds', 2)]")
         case "seed":
             job = lab.folder / "job.py"
             job.write_text(job.read_text().replace("seed=5", "seed=6"))
@@ -148,6 +158,13 @@ def test_an_unfinished_run_is_left_alone_where_another_is_wanted(lab: Lab, how: 
     assert done.returncode == 0, done.stderr
     assert "resuming" not in done.stdout
     unfinished, finished = sorted(runs(lab), key=lambda path: (path / "summary.json").exists())
+    first = done.stdout.splitlines()[0]
+    if how in WHAT_DIFFERS:
+        where = f"the unfinished run in covey_runs/job/{unfinished.name}"
+        why = f"is of another configuration ({WHAT_DIFFERS[how]})"
+        assert first == f"starting anew: {where} {why}"
+    else:
+        assert first == "job: 3 sites, 3 rounds, seed 5", "that it starts over was asked for"
     assert not (unfinished / "summary.json").exists()
     assert summary_of(finished)["status"] == "completed"
 

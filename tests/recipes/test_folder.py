@@ -11,6 +11,7 @@ import pytest
 from covey.actors.jobs.manifest import JobManifest
 from covey.recipes import ConfigError
 from covey.recipes.folder import RunFolder, folders, is_running, workspace_of
+from covey.recipes.leftover import leftover
 
 
 def manifest(name: str = "job", model: str = "m") -> JobManifest:
@@ -70,6 +71,27 @@ def test_a_run_cut_off_does_not_come_back_after_a_later_one(tmp_path: Path) -> N
     (later / "summary.json").write_text("{}")
     assert find(tmp_path) is None
     assert find(tmp_path, seed=4) == older  # another seed's run says nothing about it
+
+
+def test_an_unfinished_run_of_another_configuration_is_told(tmp_path: Path) -> None:
+    left = create(tmp_path)
+    assert not leftover(tmp_path, manifest(model="other"), None), "it is running"
+    left.close()
+    assert not leftover(tmp_path, manifest(), None), "it is the one that is resumed"
+    assert leftover(tmp_path, manifest(), 2).endswith("(seed 1 there, 2 here)")
+    told = leftover(tmp_path, manifest(model="other"), 1)
+    assert told == (
+        f"starting anew: the unfinished run in {left.path} is of another configuration "
+        "(initial_model has changed)"
+    )
+    settings = {"num_rounds": 5, "train_args": ["--lr", "0.1"] * 9}
+    other = JobManifest("FedProxRecipe", "job", ("a", "b"), settings, "m", {"b.py": "1"})
+    assert leftover(tmp_path, other, None).endswith(
+        "(recipe FedAvgRecipe there, FedProxRecipe here, num_rounds 3 there, 5 here, "
+        "train_args differs and 3 more)"
+    )
+    left.summarise({})
+    assert not leftover(tmp_path, other, None), "it is over"
 
 
 def test_a_run_that_finishes_while_it_is_looked_at_is_not_taken(
