@@ -309,6 +309,7 @@ class Cell(Consumer):
         """A snapshot of the actor's counts."""
         current = self.current
         message = None if current is None else content(current)
+        waits = current is not None and current is self.suspended
         return ActorStatistics(
             address=self.text,
             kind=self.kind,
@@ -320,5 +321,5 @@ class Cell(Consumer):
             failures=self.budget.failures,
             tasks=len(self.tasks),
             current=None if message is None else type_name(message),
-            current_age_s=0.0 if message is None else self.system.loop.time() - self.since,
+            current_age_s=self.system.loop.time() - self.since if waits else 0.0,
         )

@@ -178,7 +178,7 @@ class Consumer:
 
     # The consumer ----------------------------------------------------------
 
-    def failure_of(self, error: BaseException) -> Exception | None:
+    def failure_of(self, error: Exception | asyncio.CancelledError) -> Exception | None:
         """What `consume` raised, if it counts as a failure of the actor; its asker is told.
 
         None if the actor goes on: a rejection, or a request withdrawn. Raises `error`
@@ -201,8 +201,6 @@ class Consumer:
             interrupted = Interrupted(self.text)
             interrupted.__cause__ = error
             error = interrupted
-        if not isinstance(error, Exception):
-            raise error
         self._refuse(item, self._told(error))
         return error
 
@@ -267,8 +265,6 @@ class Consumer:
                     self.note_end()
                 if not self.handled & TURN_MASK:
                     yield  # to the loop, for a turn
-            elif queue.waiting:
-                queue.release()
             elif self.draining and not self.tasks:
                 return
             else:

@@ -102,9 +102,6 @@ class Open:
         """Whether the consumer has left before the stream began."""
         return self.outlet.left
 
-    def answer(self, value: Any) -> None:
-        """Streams are answered by their parts alone."""
-
     def fail(self, error: BaseException) -> None:
         """End the stream with an error."""
         self.outlet.finish(error)
