@@ -6,6 +6,7 @@ One recipe, unchanged, in every environment. Importing this room touches no
 
 from __future__ import annotations
 
+from covey.actors.jobs.batched import batched
 from covey.actors.jobs.function import TrainContext
 from covey.actors.jobs.states import RunStatus
 from covey.actors.observe.events import EventKind, RunEvent
@@ -52,5 +53,6 @@ __all__ = [
     "TrainContext",
     "add_cross_site_evaluation",
     "add_experiment_tracking",
+    "batched",
     "partition",
 ]

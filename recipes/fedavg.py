@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
-from covey.actors.jobs.calls import TrainFunction
+from covey.actors.jobs.batched import ClientFunction
 from covey.actors.roles.plan import Progress
 from covey.algorithms import (
     Aggregation,
@@ -34,8 +34,8 @@ class FedAvgSettings(TypedDict, total=False):
     num_rounds: int
     train_script: str | Path | None
     train_args: str | Sequence[str]
-    train: TrainFunction | None
-    evaluate: TrainFunction | None
+    train: ClientFunction | None
+    evaluate: ClientFunction | None
     key_metric: str
     key_metric_mode: Literal["max", "min"] | None
     stop_cond: str | None
@@ -86,8 +86,8 @@ class FedAvgRecipe(Recipe):
         num_rounds: int = 2,
         train_script: str | Path | None = None,
         train_args: str | Sequence[str] = "",
-        train: TrainFunction | None = None,
-        evaluate: TrainFunction | None = None,
+        train: ClientFunction | None = None,
+        evaluate: ClientFunction | None = None,
         key_metric: str = "accuracy",
         key_metric_mode: Literal["max", "min"] | None = None,
         stop_cond: str | None = None,

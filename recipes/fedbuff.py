@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal, Unpack
 
+from covey.actors.jobs.batched import Batched
 from covey.actors.roles.asynchronous import AsynchronousSettings, AsynchronousTraining
 from covey.actors.roles.job import Job, Training
 from covey.actors.roles.synchronous import Durations
@@ -17,7 +18,7 @@ from covey.algorithms import AsynchronousAggregation, FedBuff, ServerOptimizer, 
 from .errors import ConfigError
 from .fedavg import FedAvgRecipe, FedAvgSettings
 from .recipe import whole
-from .rules import check_optimizer, described
+from .rules import check_optimizer, check_shapes, described
 
 
 class AsynchronousRecipe(FedAvgRecipe):
@@ -77,7 +78,13 @@ class AsynchronousRecipe(FedAvgRecipe):
         rule = self.aggregation()
         if durations is None:
             return partial(AsynchronousTraining, rule=rule, settings=settings)
-        return partial(VirtualTraining, rule=rule, settings=settings, durations=durations)
+        return partial(
+            VirtualTraining,
+            rule=rule,
+            settings=settings,
+            durations=durations,
+            batched=isinstance(self.train, Batched),
+        )
 
     def settings(self) -> dict[str, Any]:
         """The recipe's own settings."""
@@ -105,7 +112,8 @@ class FedBuffRecipe(AsynchronousRecipe):
         weights: "equal", or "reported": what a client says its update is worth.
         divide_by: A version's step is the sum of weighted updates divided by their "count", or
             by the sum of their "weight"; None: count for equal weights, else weight.
-        optimizer: Server optimizer, such as `covey.algorithms.SGD(lr=0.7, momentum=0.9)`.
+        optimizer: Server optimizer, such as `covey.algorithms.SGD(lr=0.7, momentum=0.9)`, or one of
+            PyTorch's: see `FedOptRecipe`.
         delay_threshold: Above this staleness in a buffer its step is made smaller (FADAS).
         lease: Seconds a client has for a task; then its place is free for another, and what it
             sends later is not counted. None: for as long as it lives.
@@ -159,6 +167,7 @@ class FedBuffRecipe(AsynchronousRecipe):
         if self.optimizer is not None:
             check_optimizer(self.optimizer)
         super().check()
+        check_shapes(self.optimizer, self.aggregation(), self.initial.layout)
 
     def aggregation(self) -> FedBuff:
         """FedBuff's rule."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from covey.actors.jobs.calls import TrainFunction
+from covey.actors.jobs.batched import ClientFunction
 from covey.actors.jobs.workflow import evaluation
 from covey.actors.roles.plan import Progress
 from covey.algorithms import Aggregation, BadSetting, BestModel, FedAvg
@@ -50,7 +50,7 @@ class FedEvalRecipe(Recipe):
         min_clients: int | None = 1,
         evaluate_script: str | Path | None = None,
         evaluate_args: str | Sequence[str] = "",
-        evaluate: TrainFunction | None = None,
+        evaluate: ClientFunction | None = None,
         key_metric: str = "accuracy",
         key_metric_mode: Literal["max", "min"] | None = None,
         task_timeout: float | None = None,

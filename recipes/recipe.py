@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, Self
 
-from covey.actors.jobs.calls import TrainFunction
+from covey.actors.jobs.batched import ClientFunction
 from covey.actors.jobs.launchers import imports
 from covey.actors.jobs.manifest import JobManifest, digest_of_file, digest_of_text
 from covey.actors.jobs.workflow import Workflow, federated_averaging
@@ -92,8 +92,8 @@ class Recipe(Checked, ABC):
         min_clients: int | None,
         train_script: str | Path | None,
         train_args: str | Sequence[str],
-        train: TrainFunction | None,
-        evaluate: TrainFunction | None,
+        train: ClientFunction | None,
+        evaluate: ClientFunction | None,
         task_timeout: float | None,
     ) -> None:
         """Check what can be checked before anything starts; raise `ConfigError`."""

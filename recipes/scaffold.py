@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Unpack
 
+from covey.actors.jobs.batched import Batched
 from covey.algorithms.errors import BadUpdate
 from covey.algorithms.scaffold import ScaffoldAverage
 from covey.algorithms.tensors import InitialModel
@@ -40,6 +41,9 @@ class ScaffoldRecipe(FedAvgRecipe):
         server_lr: Any = self.server_lr
         if isinstance(server_lr, bool) or not isinstance(server_lr, int | float):
             raise ConfigError("server_lr", f"{server_lr!r}; must be a number above 0")
+        if isinstance(self.train, Batched):
+            why = "is batched; SCAFFOLD's clients keep what is their own: train one in a call"
+            raise ConfigError("train", why)
         super().check()
         try:
             self.version_0()

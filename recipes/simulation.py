@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from covey.actors.downloads.blobs import Blobs
+from covey.actors.jobs.batched import Batched
+from covey.actors.jobs.batches import Batches
 from covey.actors.jobs.checkpoint import BEST, MODEL, Checkpoint
 from covey.actors.jobs.function import FunctionClients
 from covey.actors.jobs.launchers.fork import ForkLauncher, Template
@@ -21,6 +23,7 @@ from covey.actors.jobs.states import RunStatus
 from covey.actors.jobs.threads import Slots
 from covey.actors.observe.events import EventKind, RunEvent
 from covey.actors.observe.journal import Journal
+from covey.actors.observe.keeping import BeforeRound, FirstRows, Keep
 from covey.actors.roles.job import Abort, Job, Training
 from covey.actors.roles.messages import role_messages
 from covey.actors.roles.plan import JobPlan
@@ -68,23 +71,23 @@ class Simulation:
         folder: RunFolder,
         template: Template | None,
         preload: tuple[str, ...],
+        note: str = "",
     ) -> None:
         """Put the initial model, or the version to go on from, in place; `note` is told first."""
-        note: str = "",
         self._env = env
         self._recipe = recipe
         self._folder = folder
         self._template = template
         self._preload = preload
+        self._note = note
         self._began = time.time()
         self._blobs = Blobs()
-        self._note = note
         self._start = recipe.version_0()
         more = has_control(self._start.layout)
         self._checkpoint = Checkpoint(folder.path, write_alone if more else None)
         self._progress = recipe.progress()
         self._resumed, self._version = self._place_model()
-        self._journal = Journal(folder.path, resume_round=self._version if self._resumed else None)
+        self._journal = Journal(folder.path, keep=self._kept() if self._resumed else None)
         self.outcome = Run(folder.path, folder.id, folder.seed, self._journal)
         self._console = _console(env) if env.progress else None
         self._trackers = trackers(recipe, folder)
@@ -109,6 +112,13 @@ class Simulation:
             raise ConfigError("workspace", f"cannot write {path}: {error.strerror}") from error
         return False, 0
 
+    def _kept(self) -> Keep:
+        """What is known of the run that goes on and does not come again."""
+        progress = self._progress
+        if progress.updates is None:
+            return BeforeRound(self._version)
+        return FirstRows(progress.updates, progress.judged)
+
     def _subscribe(self) -> None:
         self._journal.subscribe(self._watch)
         for tracker in self._trackers:
@@ -130,10 +140,10 @@ class Simulation:
         if self._interrupted:
             self.interrupt()
         try:
-            async with AsyncExitStack() as stack:
-                stack.enter_context(_patient_collector())
             if self._note:
                 self._journal.record(RunEvent(EventKind.NOTICE, data={"text": self._note}))
+            async with AsyncExitStack() as stack:
+                stack.enter_context(_patient_collector())
                 await self._simulate(stack)
         except (asyncio.CancelledError, KeyboardInterrupt):
             self._end_early(RunStatus.ABORTED, _INTERRUPTED)
@@ -206,6 +216,7 @@ class Simulation:
             version=self._version,
             progress=self._progress,
             record=self._record,
+            write=self._journal.flush,
             crashed=partial(self._end_early, RunStatus.FAILED),
             training=self._training(),
             task_deadline_s=recipe.task_timeout,
@@ -267,6 +278,9 @@ class Simulation:
             slots_are_held=timed,
         )
         stack.callback(clients.close)
+        batches = Batches(clients) if self._is_batched() else None
+        if batches is not None:
+            stack.push_async_callback(batches.close)
 
         def settings(site: str, job: str) -> TrainerSettings:
             del job
@@ -276,9 +290,13 @@ class Simulation:
                 blobs=self._blobs,
                 slots=self._slots if timed else None,
                 warm=False,
+                batches=batches,
             )
 
         return settings
+
+    def _is_batched(self) -> bool:
+        return any(isinstance(f, Batched) for f in (self._recipe.train, self._recipe.evaluate))
 
     def _launcher(self) -> Launcher:
         if self._template is not None:

@@ -31,6 +31,7 @@ from covey.client.messages import Answer, Metric, Task
 from covey.client.state import ClientState
 from covey.transport import Scalar
 
+from .batched import ClientFunction
 from .calls import QUICK_S, Call, QuickCalls, TrainFunction
 from .launchers.errors import Fault, ScriptError, ScriptFailed
 from .launchers.script import Outcome
@@ -155,7 +156,7 @@ class FunctionScript:
         self.site = site
         self.pid = None
         self._owner = owner
-        self._on_metric = _on_this_loop(on_metric)
+        self._on_metric = on_this_loop(on_metric)
 
     async def run(self, task: Task) -> Outcome:
         """Call the function; raises `FunctionFailed` with the user's own line."""
@@ -191,7 +192,7 @@ class FunctionScript:
 
     def outcome(self, task: Task, returned: Any, token: object) -> Outcome:
         """What the function returned, as a script's outcome; packs its parameters."""
-        model = returned if isinstance(returned, FLModel) else _as_model(returned, task.name)
+        model = as_model(returned, task.name)
         blob = None
         if task.name == "train":
             if model.params is None:
@@ -243,8 +244,8 @@ class FunctionClients:
 
     def __init__(
         self,
-        train: TrainFunction,
-        evaluate: TrainFunction | None,
+        train: ClientFunction,
+        evaluate: ClientFunction | None,
         *,
         job_id: str,
         seed: int,
@@ -269,7 +270,7 @@ class FunctionClients:
         self.state = state
         self.parameters = Parameters(exclude)
         self._quick_calls = QuickCalls(self)
-        self._slots = slots or Slots(1)
+        self.slots = slots or Slots(1)
         self._slots_are_held = slots_are_held
         self._threads = Threads()
         # Functions whose last call was quick, and the sites, by function, whose last one was not.
@@ -315,39 +316,55 @@ class FunctionClients:
         return call.made
 
     def _slot(self) -> AbstractAsyncContextManager[None]:
-        return nullcontext() if self._slots_are_held else self._slots
+        return nullcontext() if self._slots_are_held else self.slots
 
     async def _call_in_thread(self, call: Call) -> Any:
-        began = time.perf_counter()
+        function, site = call.function, call.script.site
         # Slow until it returns, for the site may be given another task before it does.
-        self._slow.add((id(call.function), call.script.site))
-        # Waited for without `await`, which would hand a cancellation on to it.
-        future = self._threads.begin(partial(_timed, call))
+        self._slow.add((id(function), site))
+        seconds = math.inf
         try:
-            await asyncio.wait([future])
+            returned, error, seconds = await self.run_in_thread(call.make)
         except asyncio.CancelledError:
             call.context.end()
-            if not future.done():
-                self.learn(call.function, call.script.site, math.inf)
-                self._keep_slot(future, time.perf_counter() - began)
             raise
-        returned, error, seconds = future.result()
-        self.learn(call.function, call.script.site, seconds)
+        finally:
+            self.learn(function, site, seconds)
         if error is not None:
             raise error
         return returned
+
+    async def run_in_thread(
+        self, make: Callable[[], Any]
+    ) -> tuple[Any, BaseException | None, float]:
+        """What `make` returned, or raised, and how long it took; raises nothing itself.
+
+        The caller holds a slot. If it is cancelled, the slot stays taken until the thread is
+        free, or counts as hung.
+        """
+        began = time.perf_counter()
+        # Waited for without `await`, which would hand a cancellation on to it.
+        future = self._threads.begin(partial(_timed, make))
+        try:
+            await asyncio.wait([future])
+        except asyncio.CancelledError:
+            if not future.done():
+                self._keep_slot(future, time.perf_counter() - began)
+            raise
+        result: tuple[Any, BaseException | None, float] = future.result()
+        return result
 
     def _keep_slot(self, future: asyncio.Future[Any], waited_s: float) -> None:
         """Keep the slot of a call that was given up until it returns or counts as hung."""
         loop = asyncio.get_running_loop()
         over: asyncio.Future[None] = loop.create_future()
-        over.add_done_callback(lambda _: self._slots.free())
+        over.add_done_callback(lambda _: self.slots.free())
 
         def end(*_: object) -> None:
             if not over.done():
                 over.set_result(None)
 
-        self._slots.keep()
+        self.slots.keep()
         future.add_done_callback(end)
         loop.call_later((HUNG_FACTOR - 1) * waited_s, end)
 
@@ -365,16 +382,16 @@ class FunctionClients:
             self._slow.discard((id(function), site))
 
 
-def _timed(call: Call) -> tuple[Any, BaseException | None, float]:
-    """What the function returned, or raised, and how long it took; raises nothing."""
+def _timed(make: Callable[[], Any]) -> tuple[Any, BaseException | None, float]:
+    """What a call returned, or raised, and how long it took; raises nothing."""
     began = time.perf_counter()
     try:
-        return call.make(), None, time.perf_counter() - began
+        return make(), None, time.perf_counter() - began
     except BaseException as error:
         return None, error, time.perf_counter() - began
 
 
-def _on_this_loop(on_metric: Callable[[Metric], None]) -> Callable[[Metric], None]:
+def on_this_loop(on_metric: Callable[[Metric], None]) -> Callable[[Metric], None]:
     """The same callback, for any thread."""
     loop, home = asyncio.get_running_loop(), threading.get_ident()
 
@@ -393,8 +410,10 @@ def _is_being_cancelled() -> bool:
     return task is None or task.cancelling() > 0
 
 
-def _as_model(returned: Any, task: str) -> FLModel:
+def as_model(returned: Any, task: str) -> FLModel:
     """A function may return parameters alone, metrics alone (evaluating), or both as a pair."""
+    if isinstance(returned, FLModel):
+        return returned
     if task == "evaluate":
         return FLModel(metrics=returned)
     match returned:
@@ -410,7 +429,7 @@ def _as_model(returned: Any, task: str) -> FLModel:
     )
 
 
-def fault_of(error: BaseException, function: TrainFunction) -> Fault:
+def fault_of(error: BaseException, function: ClientFunction) -> Fault:
     """An exception as data, with the deepest frame that is in the function's own folder."""
     frames = traceback.extract_tb(error.__traceback__)
     code = getattr(inspect.unwrap(function), "__code__", None)

@@ -73,7 +73,7 @@ class Parameters:
 
     def __init__(self, exclude: tuple[str, ...]) -> None:
         """Leave `exclude` out of updates."""
-        self._exclude = exclude
+        self.exclude = exclude
         self._key: tuple[str, int] | None = None
         self._bytes = b""
         self._layout: Layout | None = None
@@ -103,7 +103,7 @@ class Parameters:
         if not isinstance(token, _Loan):
             return Blob.of_bytes(self._updates.pack(params))
         self._loans.append(token)
-        if not self._exclude and token.holds(params) and self._packer.finite(token.memory):
+        if not self.exclude and token.holds(params) and self._packer.finite(token.memory):
             return Blob.of_bytes(bytes(token.memory))
         return Blob.of_bytes(self._updates.pack(params))
 
@@ -113,7 +113,7 @@ class Parameters:
         if layout != self._layout:
             self._layout = layout
             self._packer = Packer(layout)
-            self._updates = Packer(layout.without(self._exclude), ignore=self._exclude)
+            self._updates = Packer(layout.without(self.exclude), ignore=self.exclude)
             self._lends = layout.kind == "torch" and layout.size <= _LENT_BYTES
             self._loans.clear()
             self.has_control = has_control(layout)

@@ -106,6 +106,8 @@ class AsynchronousTraining:
         self.news: asyncio.Future[None] | None = None
         self._versions: Versions
         self._aggregator: Ref[BufferedAggregator]
+        self._progress = job.plan.progress
+        self._progress.updates = self._progress.updates or 0
 
     async def prepare(self) -> None:
         """Start the aggregator, which is started again if it crashes."""
@@ -205,10 +207,14 @@ class AsynchronousTraining:
             repeat=self._given[version][site],
         )
         self._given[version][site] += 1
-        ask = self.job.employment.trainers[site].ask(msg, timeout=PUSH_TIMEOUT_S)
+        self.give(lease, msg)
+        return lease
+
+    def give(self, lease: Lease, msg: Assign) -> None:
+        """Give a site its task."""
+        ask = self.job.employment.trainers[lease.site].ask(msg, timeout=PUSH_TIMEOUT_S)
         if not ask.done() or ask.exception() is not None:
             self.job.ctx.run(self._push(lease, msg, ask), lambda _: None)
-        return lease
 
     async def _push(self, lease: Lease, msg: Assign, ask: asyncio.Future[Taken]) -> None:
         """Give the task again and again while its lease runs and the trainer is the same."""
@@ -237,6 +243,7 @@ class AsynchronousTraining:
         if overdue is not None and overdue.id == msg.attempt:
             self._too_late(msg)
         if standing != "accepted" or lease is None:
+            self._progress.stale += standing == "stale"
             return Counted(standing, f"lease {msg.attempt} is over")
         if (msg.task, msg.round) != ("train", lease.version):
             return Counted("refused", f"lease {lease.id} is for version {lease.version}")
@@ -278,6 +285,7 @@ class AsynchronousTraining:
         elif filled.verdict == "late":
             self.leases.settle(lease.id)
         else:
+            self._progress.stale += filled.verdict == "stale"
             kind = "Stale" if filled.verdict == "stale" else "BadUpdate"
             self._end_in_failure(lease, Failure(kind, filled.text, fatal=False))
         if filled.made is not None:
@@ -466,6 +474,10 @@ class AsynchronousTraining:
         if advanced.lost:
             text = f"{advanced.lost} updates were lost in a crash of the aggregator"
             job.telling.notice(None, text)
+        self._progress.updates = (
+            (self._progress.updates or 0) + len(advanced.stalenesses) + advanced.lost
+        )
+        self._progress.dropped += advanced.lost
         job.version, job.model = advanced.version, advanced.model
         self._models[job.version] = job.model
         self._judge(self._versions.advance(Version(job.version, began=job.ctx.now, time=self.time)))
@@ -492,6 +504,7 @@ class AsynchronousTraining:
         if best:
             plan.checkpoint.mark_best(version.number)
         model = self._models.pop(version.number)
+        self._progress.judged += 1
         self.job.telling.version_finished(version, metrics, best, model.size)
         plan.blobs.release(model.rid)
         self._check_over()
@@ -503,6 +516,7 @@ class AsynchronousTraining:
 
     def _commit(self) -> None:
         self._committed_at = self.job.ctx.now
+        self.job.plan.write()  # rows of updates that count from here on
         self.job.commit(self.job.version, keep=self._models)
 
     async def flush(self, *, last: bool = False, drop: bool = False) -> Flushed:
@@ -531,6 +545,7 @@ class AsynchronousTraining:
         async with self._counting:
             flushed = await self.flush(last=True, drop=drop)
         if flushed.updates:
+            self._progress.dropped += flushed.updates if drop else 0
             what = "were dropped" if drop else "made a last version"
             job.telling.notice(None, f"{flushed.updates} updates left at the end {what}")
         left = sorted(lease.site for lease in self.leases.running)

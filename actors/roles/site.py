@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ..runtime import Actor, ActorError, Address, Down, Mailbox, Ref, Restart, handles
+from .batch_trainer import BatchTrainer
 from .messages import Deploy, Deployed, Register, Retire, Retired
 from .trainer import LAST_LINES_S, QUIT_S, SCRIPT_GRACE_S, Quit, Trainer, TrainerSettings
 
@@ -66,8 +67,9 @@ class Site(Actor):
         if trainer is None:
             settings = self._settings(msg.job)
             job = self.ctx.system.lookup(Address.parse(msg.reply_to), Job)
+            kind = Trainer if settings.batches is None else BatchTrainer
             trainer = await self.ctx.spawn(
-                lambda: Trainer(settings, job, msg.job),
+                lambda: kind(settings, job, msg.job),
                 name=f"trainer-{msg.job}-{msg.attempt}",
                 mailbox=Mailbox(16),
                 # A script does not survive its trainer, so neither does the job here.

@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING
 from covey.client.messages import Metric, Task
 
 from ..downloads.blobs import BlobRef, Blobs
+from ..jobs.batches import Batches
 from ..jobs.differences import changed
 from ..jobs.function import FunctionFailed, FunctionScript
 from ..jobs.launchers.errors import ScriptFailed
-from ..jobs.launchers.script import Script
+from ..jobs.launchers.script import WEIGHT_KEY, Script
 from ..runtime import (
     Actor,
     ActorError,
@@ -34,7 +35,7 @@ from ..runtime import (
     Unreachable,
     handles,
 )
-from .messages import Assign, Failure, Retired, Streamed, Submit, Taken, Update, Value
+from .messages import Assign, Counted, Failure, Retired, Streamed, Submit, Taken, Update, Value
 
 if TYPE_CHECKING:
     from .job import Job
@@ -59,9 +60,6 @@ METRICS_KEPT = 10_000
 BATCH_VALUES = 256
 BATCH_CHARS = 100_000
 
-# What scripts call the number of steps they trained in `meta`: their weight in the mean.
-WEIGHT_KEY = "NUM_STEPS_CURRENT_ROUND"
-
 
 @dataclass(frozen=True, slots=True)
 class TrainerSettings:
@@ -74,6 +72,7 @@ class TrainerSettings:
         slots: Limits how many scripts of this host are at work at once, None for no limit.
         warm: Start the script before the first task comes.
         restart: Start the script anew for every task.
+        batches: Does the tasks that are for batches, None if none are; see `BatchTrainer`.
     """
 
     site: str
@@ -82,6 +81,7 @@ class TrainerSettings:
     slots: asyncio.Semaphore | None = None
     warm: bool = True
     restart: bool = False
+    batches: Batches | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +177,7 @@ class Trainer(Actor):
         if self._failed_for_good or self._aftermath is not None:
             return
         if error is not None:
-            self._aftermath = _failure_of(error, fatal=False)
+            self._aftermath = failure_of(error, fatal=False)
         elif alive and self.ctx.now - began >= grace_s:
             self._aftermath = Failure("Ended", f"was ended after {grace_s:g} s", fatal=False)
 
@@ -195,10 +195,14 @@ class Trainer(Actor):
                 self._abandon()
             self._working = key
             self._round = msg.round
-            self.ctx.run(self._work(msg), lambda _: None)
+            self.begin(msg)
         return Taken()
 
-    def _superseded(self, msg: Assign) -> bool:
+    def begin(self, msg: Assign) -> None:
+        """Begin to work on a task."""
+        self.ctx.run(self._work(msg), lambda _: None)
+
+    def superseded(self, msg: Assign) -> bool:
         """Whether another task has taken the place of this one."""
         return self._working != (msg.task, msg.round, msg.attempt)
 
@@ -216,17 +220,26 @@ class Trainer(Actor):
     # One task --------------------------------------------------------------
 
     async def _work(self, msg: Assign) -> None:
-        outcome = await self._outcome(msg)
-        if not self._superseded(msg):
+        await self.deliver(msg, await self._outcome(msg))
+
+    async def deliver(self, msg: Assign, outcome: Update | Failure) -> None:
+        """Tell the job what came of a task, and before that what was streamed meanwhile."""
+        if not self.superseded(msg):
             await self._flush()
-        if not self._superseded(msg):  # by now, either: the job may have been slow to take values
-            # Free before the job can know: its next task may come in the same turn as its word
-            # that this result counts, and must not find a script at work.
-            self._working, self._latest = None, (msg.task, msg.round, msg.attempt)
-            if isinstance(outcome, Failure) and outcome.fatal:
-                self._failed_for_good = True
-            key = (msg.task, msg.round, msg.attempt)
-            await self._submit(Submit(self._settings.site, *key, outcome))
+        if not self.superseded(msg):  # by now, either: the job may have been slow to take values
+            await self._submit(self.finish(msg, outcome))
+
+    def finish(self, msg: Assign, outcome: Update | Failure) -> Submit:
+        """A task is over.
+
+        Free before the job can know: its next task may come in the same turn as its word
+        that this result counts, and must not find a script at work.
+        """
+        key = (msg.task, msg.round, msg.attempt)
+        self._working, self._latest = None, key
+        if isinstance(outcome, Failure) and outcome.fatal:
+            self._failed_for_good = True
+        return Submit(self._settings.site, *key, outcome)
 
     async def _outcome(self, msg: Assign) -> Update | Failure:
         slots = self._settings.slots
@@ -247,12 +260,12 @@ class Trainer(Actor):
         # A function can be called again, whatever became of its last call.
         own = not late and not isinstance(error, FunctionFailed)
         fatal = own and not self._settings.restart
-        if own and not self._superseded(msg) and (not fatal or not isinstance(error, ScriptFailed)):
+        if own and not self.superseded(msg) and (not fatal or not isinstance(error, ScriptFailed)):
             self._abandon()  # a script that raised, and is not to come again, ends by itself
         if isinstance(error, TimeoutError) and msg.deadline_s is not None:
             text = f"no answer within {msg.deadline_s:g} s, the task's deadline"
             return Failure("DeadlinePassed", text, fatal=fatal)
-        return _failure_of(error, fatal)
+        return failure_of(error, fatal)
 
     async def _ready(self) -> Script:
         """The script, started if need be."""
@@ -267,7 +280,7 @@ class Trainer(Actor):
 
     async def _run(self, script: Script, msg: Assign) -> Update:
         """Have the script work on the task; make its answer an update."""
-        if self._superseded(msg):
+        if self.superseded(msg):
             raise Superseded
         blobs = self._settings.blobs
         path, size = None, 0
@@ -292,7 +305,7 @@ class Trainer(Actor):
             blob = await changed(blob, blobs.open(msg.model.rid))
             params_type = "DIFF"
         if blob is not None:
-            if self._superseded(msg):
+            if self.superseded(msg):
                 blob.close()
                 raise Superseded
             tensors = BlobRef(blobs.register(blob), blob.size)
@@ -306,17 +319,18 @@ class Trainer(Actor):
             evaluates=answer.evaluates,
         )
 
-    async def _submit(self, submit: Submit) -> None:
-        """Send a result until the job answers or is gone."""
+    async def _submit(self, submit: Submit, ask: Awaitable[Counted] | None = None) -> None:
+        """Send a result until the job answers or is gone; `ask` is a first try under way."""
         pause, longest = RETRY_S
         while True:
             try:
-                await self._job.ask(submit, timeout=SUBMIT_TIMEOUT_S)
+                await (ask or self._job.ask(submit, timeout=SUBMIT_TIMEOUT_S))
                 return
             except Stopped:
                 return
             except ActorError:
                 # Whether it was counted is not known; asking again is safe.
+                ask = None
                 await asyncio.sleep(pause * self.ctx.rng.uniform(0.5, 1.0))
                 pause = min(longest, pause * 2)
 
@@ -357,7 +371,7 @@ class Trainer(Actor):
                 return  # nobody wants them, or they cannot be sent; the result is worth more
 
 
-def _failure_of(error: Exception, fatal: bool) -> Failure:
+def failure_of(error: Exception, fatal: bool) -> Failure:
     """An error as data, with the place if it is in the user's own code."""
     if isinstance(error, ScriptFailed):
         fault = error.fault

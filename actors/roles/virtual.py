@@ -19,7 +19,7 @@ from covey.algorithms import AsynchronousAggregation
 from .asynchronous import AsynchronousSettings, AsynchronousTraining
 from .job import Job
 from .leases import Lease, Leases
-from .messages import Counted, Failure, Submit, Update
+from .messages import Assign, Counted, Failure, Submit, Update
 from .synchronous import PUSHED_AT_ONCE, Durations, drawn
 
 
@@ -32,8 +32,13 @@ class VirtualTraining(AsynchronousTraining):
         rule: AsynchronousAggregation,
         settings: AsynchronousSettings,
         durations: Durations,
+        batched: bool = False,
     ) -> None:
-        """Train for `job` by `rule`; a site's tasks take `durations`."""
+        """Train for `job` by `rule`; a site's tasks take `durations`.
+
+        `batched` tasks are held back until the first of their answers is due, and given all at
+        once: sites that train in one call wait for company.
+        """
         super().__init__(job, rule, settings)
         self.leases = Leases(math.inf)  # their ends are events, too
         self._durations = durations
@@ -42,6 +47,8 @@ class VirtualTraining(AsynchronousTraining):
         # When, which lease, and whether its site is too slow for it.
         self._ends: list[tuple[float, int, bool]] = []
         self._answers: dict[int, asyncio.Future[Update | Failure]] = {}
+        self._batched = batched
+        self._held: list[tuple[Lease, Assign]] = []
 
     @property
     def time(self) -> float | None:
@@ -80,6 +87,19 @@ class VirtualTraining(AsynchronousTraining):
         heapq.heappush(self._ends, (end, number, slow))
         return super().start(site, now)
 
+    def give(self, lease: Lease, msg: Assign) -> None:
+        """Give a site its task, or hold it back."""
+        if self._batched:
+            self._held.append((lease, msg))
+        else:
+            super().give(lease, msg)
+
+    def _give_held(self) -> None:
+        held, self._held = self._held, []
+        for lease, msg in held:
+            if self.leases.get(lease.id) is not None:
+                super().give(lease, msg)
+
     async def _instant(self) -> None:
         """Take all that ends at the next instant, in the order in which it began."""
         now = self._ends[0][0]
@@ -88,7 +108,8 @@ class VirtualTraining(AsynchronousTraining):
         while self._ends and self._ends[0][0] == now and not self.over:
             _, number, slow = heapq.heappop(self._ends)
             lease, answer = self.leases.get(number), self._answers[number]
-            if lease is not None and not slow:
+            if lease is not None and not slow and not answer.done():
+                self._give_held()
                 either: tuple[asyncio.Future[Any], ...] = (answer, self._over)
                 await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
                 lease = self.leases.get(number)

@@ -11,6 +11,7 @@ from .dtypes import DTYPES, DType, Scratch, all_finite, narrow, widen
 from .files import InitialModel, load_initial, map_private, read_layout
 from .layout import Buffer, Kind, Layout, StateDict, TensorSpec, header_size
 from .parts import unpack_private
+from .stack import Rows, Stack
 from .state import Packer, ParamsType, kind_of
 
 __all__ = [
@@ -22,7 +23,9 @@ __all__ = [
     "Layout",
     "Packer",
     "ParamsType",
+    "Rows",
     "Scratch",
+    "Stack",
     "StateDict",
     "TensorSpec",
     "all_finite",

@@ -1,7 +1,7 @@
 """Differences: an update as what it changes of the model that it began from.
 
-Here: a model minus another, blob by blob, for senders whose receiver no longer has the model
-they began from. Not here: which updates are to be differences (the rules above).
+Here: a model minus another, blob by blob, or many minus one, for senders whose receiver no longer
+has the model they began from. Not here: which updates are to be differences (the rules above).
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
 from ..errors import BadUpdate
 from .dtypes import F64, narrow, widen
@@ -42,6 +43,26 @@ def difference(layout: Layout, new: Buffer, old_layout: Layout, old: Buffer) -> 
     return out
 
 
+def subtract_rows(
+    layout: Layout, rows: npt.NDArray[np.uint8], old_layout: Layout, old: Buffer
+) -> None:
+    """As `difference` for many models at once, in place: each row of `rows` is a model's blob.
+
+    Raises:
+        BadUpdate: As `difference`.
+    """
+    with np.errstate(all="ignore"):
+        for first, last, start in _runs(layout, old_layout):
+            dtype, end = first.type, last.end
+            if dtype.kind == "float" and dtype.short is None:
+                count = (end - first.start) // dtype.storage.itemsize
+                ours = rows[:, first.start : end].view(dtype.storage)
+                np.subtract(ours, np.frombuffer(old, dtype.storage, count, start), out=ours)
+            elif dtype.kind != "bool":
+                for row in rows:
+                    _subtract(first, end, row.data, memoryview(old), start, row.data)
+
+
 @lru_cache(maxsize=16)
 def _runs(layout: Layout, old: Layout) -> list[tuple[TensorSpec, TensorSpec, int]]:
     """Neighbours of one type in both blobs: the first, the last, where they begin in the old."""
@@ -60,12 +81,12 @@ def _runs(layout: Layout, old: Layout) -> list[tuple[TensorSpec, TensorSpec, int
 
 
 def _subtract(
-    first: TensorSpec, end: int, new: memoryview, old: memoryview, old_start: int, out: bytearray
+    first: TensorSpec, end: int, new: memoryview, old: memoryview, old_start: int, out: Buffer
 ) -> None:
     dtype, storage = first.type, first.type.storage
     count = (end - first.start) // storage.itemsize
     if dtype.kind == "bool":
-        out[first.start : end] = new[first.start : end]
+        memoryview(out)[first.start : end] = new[first.start : end]
         return
     ours = np.frombuffer(new, storage, count, first.start)
     theirs = np.frombuffer(old, storage, count, old_start)

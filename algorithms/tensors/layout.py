@@ -76,6 +76,12 @@ class TensorSpec:
         return math.prod(self.shape)
 
     @property
+    def numbers_shape(self) -> tuple[int, ...]:
+        """Dimensions of its numbers: the tensor's, and for complex ones 2 behind them."""
+        lanes = self.type.lanes
+        return self.shape if lanes == 1 else (*self.shape, lanes)
+
+    @property
     def size(self) -> int:
         """Bytes."""
         return self.end - self.start

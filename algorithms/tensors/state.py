@@ -103,7 +103,7 @@ class Packer:
         if blob is None:
             blob = self._pack_singly(state)
         if self._finite:
-            self._check_finite(blob)
+            self.check_finite(blob)
         return blob
 
     def _pack_together(self, state: StateDict) -> bytearray | None:
@@ -275,8 +275,9 @@ class Packer:
             for run in self._runs
         )
 
-    def _check_finite(self, blob: bytearray) -> None:
-        """Look at whole runs of one type, and only at single tensors to name the bad one."""
+    def check_finite(self, blob: Buffer) -> None:
+        """Look for NaN and infinity in a blob of this layout; raises `BadUpdate`."""
+        # At whole runs of one type, and only at single tensors to name the bad one.
         for run in self._runs:
             if not _finite_at(blob, run[0].type, run[0].start, run[-1].start + run[-1].size):
                 for slot in run:
@@ -365,7 +366,7 @@ def _runs_of(slots: list[_Slot]) -> list[list[_Slot]]:
     return [list(run) for _, run in itertools.groupby(slots, lambda slot: slot.type)]
 
 
-def _finite_at(blob: bytearray, dtype: DType, start: int, end: int) -> bool:
+def _finite_at(blob: Buffer, dtype: DType, start: int, end: int) -> bool:
     width = dtype.storage.itemsize
     return all_finite(dtype, np.frombuffer(blob, dtype.storage, (end - start) // width, start))
 

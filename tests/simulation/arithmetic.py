@@ -27,7 +27,7 @@ from covey.actors.downloads.blobs import Blob
 from covey.actors.jobs.function import FunctionFailed
 from covey.actors.jobs.launchers.errors import Fault, ScriptDied, ScriptError
 from covey.actors.jobs.launchers.script import Outcome
-from covey.actors.roles.trainer import WEIGHT_KEY
+from covey.actors.jobs.launchers.script import WEIGHT_KEY
 from covey.algorithms.tensors import Layout, Packer
 from covey.client.messages import Answer, Metric, Task
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Protocol, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
 from covey.client.messages import Answer, Metric, ModelKind, Task
 from covey.transport import Scalar
@@ -24,6 +24,9 @@ OnMetric: TypeAlias = Callable[[Metric], None]
 
 #: Called on the loop with text for the user's terminal: whole lines, each with its line end.
 Terminal: TypeAlias = Callable[[str], None]
+
+#: What clients call the number of steps they trained in `meta`: their weight in the mean.
+WEIGHT_KEY: Final = "NUM_STEPS_CURRENT_ROUND"
 
 _NO_CONFIG: Mapping[str, Scalar] = MappingProxyType({})
 

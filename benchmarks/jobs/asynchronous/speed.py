@@ -1,7 +1,7 @@
 """Updates a second of FedBuff in virtual time, one JSON object out.
 
-`python speed.py SITES CONCURRENCY BUFFER VERSIONS`: trivial training by function of a model of
-3,000 parameters in 6 NumPy arrays.
+`python speed.py SITES CONCURRENCY BUFFER VERSIONS [batched]`: trivial training by function of a
+model of 3,000 parameters in 6 NumPy arrays.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ torch.set_num_threads(1)
 BASE_BYTES = memory("VmRSS")
 Path("/proc/self/clear_refs").write_text("5")
 
-from covey.recipes import FedBuffRecipe, LogNormal, SimEnv, TrainContext  # noqa: E402
+from covey.recipes import FedBuffRecipe, LogNormal, SimEnv, TrainContext, batched  # noqa: E402
 
 
-def train(params: dict[str, Any], ctx: TrainContext) -> dict[str, Any]:
-    """Add a constant."""
+def add(params: dict[str, Any], ctx: TrainContext | list[TrainContext]) -> dict[str, Any]:
+    """Add a constant, to one site's parameters or to those of many."""
     del ctx
     return {name: value + 1.0 for name, value in params.items()}
 
@@ -43,6 +43,7 @@ def train(params: dict[str, Any], ctx: TrainContext) -> dict[str, Any]:
 def main() -> None:
     """Run once, as the arguments say."""
     sites, concurrency, size, versions = map(int, sys.argv[1:5])
+    train = batched(add) if sys.argv[5:] == ["batched"] else add
     recipe = FedBuffRecipe(
         initial_model={f"layer{i}": np.zeros(500, np.float32) for i in range(6)},
         train=train,
