@@ -17,6 +17,8 @@ _NOTE = (
 
 def run(series: Series, repeats: int | None) -> list[Table]:
     """One table."""
-    trials = series.take_turns(Work("big", 2, 2, ""), repeats or 2, without=(FUNCTION,))
-    limits = {name: "wall >= 3 x, memory >= 2 x" for name in trials if name != SCRIPT}
+    trials = series.take_turns(Work("big", 2, 2, ""), repeats or 2)
+    limits = {
+        name: "wall >= 3 x, memory >= 2 x" for name in trials if name not in (SCRIPT, FUNCTION)
+    }
     return [whole.table("Big model", _NOTE, trials, limits)]

@@ -3,7 +3,7 @@
 A run that goes over its time, or with which the machine comes short of memory, is ended with all
 its processes, found by the marker in their environment; so is what a run leaves behind. What was
 measured until then is kept. A look at memory costs time, so a watcher looks rarely enough to take
-at most a twentieth of one processor, or, where time is not what is measured, as often as it can.
+at most a twentieth of one processor, or, where time is not what is measured, a quarter.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _KILLS = 50
 
 #: How much longer to rest than a look took.
 RARELY: Final = 19.0
-OFTEN: Final = 0.0
+OFTEN: Final = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,13 +71,11 @@ class Peaks:
 
     Attributes:
         pss: Proportional set sizes of all processes together, in bytes.
-        unmapped: Shared memory in no process' page tables, in bytes: what is set aside.
         processes: Processes at once.
         looks: How many moments were looked at.
     """
 
     pss: int = 0
-    unmapped: int = 0
     processes: int = 0
     looks: int = 0
 
@@ -85,7 +83,6 @@ class Peaks:
         """The peaks after one more look."""
         return Peaks(
             max(self.pss, now.pss),
-            max(self.unmapped, now.unmapped),
             max(self.processes, now.processes),
             self.looks + 1,
         )
@@ -153,7 +150,7 @@ class _Watcher(threading.Thread):
 
     def run(self) -> None:
         sampler, due = Sampler(self._token), 0.0
-        pause_s = _GLANCE_S if self._rest else _GLANCE_S / 5
+        pause_s = _GLANCE_S if self._rest >= RARELY else _GLANCE_S / 5
         while not self.over.wait(pause_s):
             now = time.monotonic()
             if now >= due:

@@ -32,7 +32,7 @@ _LIMIT_S = 180.0
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure what is asked for, all by default."""
-    options = _parse(arguments)
+    options = parse(arguments)
     peers = options.peers or list(REQUIREMENTS)
     pythons, missing = _prepare(peers)
     facts = _facts(pythons)
@@ -57,8 +57,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _prepare(peers: Sequence[str]) -> tuple[dict[str, Path], dict[str, str]]:
     """The Python of each system, covey's first; and why others have none."""
-    own = systems.own_python()
-    pythons, missing = {systems.SCRIPT: own, systems.FUNCTION: own}, dict[str, str]()
+    own, missing = systems.own_python(), dict[str, str]()
+    pythons: dict[str, Path] = {}
+    for name in (systems.SCRIPT, systems.FUNCTION, systems.LOOP):
+        pythons[name] = own
     for peer in peers:
         try:
             pythons[peer] = environments.prepare(peer)
@@ -71,12 +73,13 @@ def _prepare(peers: Sequence[str]) -> tuple[dict[str, Path], dict[str, str]]:
 def _facts(pythons: dict[str, Path]) -> dict[str, str]:
     facts = results.machine()
     facts["versions"] = environments.own_versions()
-    for peer in pythons.keys() & REQUIREMENTS.keys():
+    for peer in [name for name in pythons if name in REQUIREMENTS]:
         facts[peer] = environments.versions(peer, pythons[peer])
     return facts
 
 
-def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Options of the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.peers", description=__doc__)
     parser.add_argument("--only", nargs="+", choices=SECTIONS, metavar="NAME", help="some tables")
     parser.add_argument("--peers", type=_peers, metavar="NAME,...", help="some peers")

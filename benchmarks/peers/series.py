@@ -5,13 +5,13 @@ from __future__ import annotations
 import shutil
 import statistics
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
 from .bounded import OFTEN, Bounds, Outcome, Peaks, run
-from .systems import call
+from .systems import ALL, call
 from .work.settings import Work
 
 #: A run that took longer is not repeated.
@@ -108,10 +108,10 @@ class Series:
     bounds: Bounds
 
     def take_turns(
-        self, work: Work, repeats: int, read: Reader | None = None, without: tuple[str, ...] = ()
+        self, work: Work, repeats: int, read: Reader | None = None, among: Sequence[str] = ALL
     ) -> dict[str, Trials]:
         """Have every system do the work once, then every system again, ...; then look closely."""
-        names = [name for name in self.pythons if name not in without]
+        names = [name for name in among if name in self.pythons]
         trials = {name: Trials() for name in names}
         for turn in range(repeats):
             for name in names:
@@ -120,7 +120,7 @@ class Series:
         for name in names:
             if not trials[name].fault and trials[name].wall_s <= _CLOSE_LOOK_S:
                 trials[name].close = self._once(name, work, None, OFTEN).outcome.peaks
-        gone = {name: Trials(missing=why) for name, why in self.missing.items()}
+        gone = {name: Trials(missing=why) for name, why in self.missing.items() if name in among}
         return trials | gone
 
     def _once(self, name: str, work: Work, read: Reader | None, *rest: float) -> Trial:

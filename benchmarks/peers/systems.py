@@ -7,6 +7,7 @@
 | nvflare | `FedAvgRecipe` and `SimEnv`, a process for each client |
 | flwr | `flwr run` with its local simulation on Ray |
 | pfl | `FederatedAveraging` and `SimulatedBackend`, one process |
+| plain loop | none: client tasks alone |
 """
 
 from __future__ import annotations
@@ -22,18 +23,23 @@ from benchmarks.commands import environment
 from benchmarks.startup import COVEY
 
 from .bounded import Call
-from .environments import ROOT
+from .environments import REQUIREMENTS, ROOT
 from .work.settings import Work
 
 HERE: Final = Path(__file__).parent
 SCRIPT: Final = "covey, script"
 FUNCTION: Final = "covey, function"
+#: Covey's come first: peers are set beside both.
+ALL: Final = (SCRIPT, FUNCTION, *REQUIREMENTS)
+LOOP: Final = "plain loop"
 
 
 def call(system: str, python: Path, work: Work) -> Call:
     """The command that has a system do the work, in the Python that the system is installed in."""
     folder = HERE / system.partition(",")[0]
     variables = _variables(python, work)
+    if system == LOOP:
+        return Call([str(python), "loop.py"], HERE / "work", variables)
     if system == FUNCTION:
         return Call([str(python), "function.py"], folder, variables)
     if system == SCRIPT and work.task != "big":

@@ -10,7 +10,7 @@ from .work.settings import Work
 
 ROUNDS = 3
 #: Clients -> repeats.
-SIZES = {2: 3}
+SIZES = {2: 3, 8: 1, 32: 3, 100: 1}
 
 _FASTER = {2: 5, 32: 4}
 _NOTE = (

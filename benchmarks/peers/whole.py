@@ -18,22 +18,22 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def table(name: str, note: str, trials: Mapping[str, Trials], limits: Mapping[str, str]) -> Table:
+def table(name: str, about: str, trials: Mapping[str, Trials], limits: Mapping[str, str]) -> Table:
     """One row for each system."""
     rows = [_row(system, trials, limits.get(system, "")) for system in trials]
-    return Table(name, note, COLUMNS, rows, {system: told(trials[system]) for system in trials})
+    return Table(name, about, COLUMNS, rows, {system: told(trials[system]) for system in trials})
 
 
 def _row(system: str, trials: Mapping[str, Trials], limit: str) -> list[str]:
     mine = trials[system]
     if not mine.runs:
-        return [system, *["-"] * (len(COLUMNS) - 3), limit, last_words(mine.missing)]
+        return [system, *["-"] * (len(COLUMNS) - 3), limit, note(mine)]
     more = "> " if mine.fault.startswith("stopped") else ""
     cells = [system, more + seconds(mine.wall_s) if _counts(mine) else "failed"]
     cells += [seconds(mine.cpu_s), more + mebibytes(mine.memory), str(mine.processes)]
     for base in (SCRIPT, FUNCTION):
         cells.append(more + _walls(mine, trials.get(base)) if _counts(mine) else "-")
-    return [*cells, more + _memories(mine, trials.get(SCRIPT)), limit, _note(mine)]
+    return [*cells, more + _memories(mine, trials.get(SCRIPT)), limit, note(mine)]
 
 
 def _counts(trials: Trials) -> bool:
@@ -54,7 +54,10 @@ def _memories(mine: Trials, base: Trials | None) -> str:
     return ratio(mine.memory, base.memory)
 
 
-def _note(trials: Trials) -> str:
+def note(trials: Trials) -> str:
+    """What went wrong, or the time of each run."""
+    if trials.missing:
+        return last_words(trials.missing)
     if trials.fault:
         last = list(trials.runs.values())[-1].outcome
         said = "" if trials.fault.startswith("stopped") else f": {last_words(last.said)}"
