@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test check bench soak clean
+.PHONY: install demo test check bench bench-peers soak clean
 
 install: $(STAMP)
 
@@ -33,8 +33,11 @@ check: install  ## lint, format, types
 bench: install  ## measure; writes benchmarks/RESULTS.md
 	$(BIN)/python -m benchmarks
 
+bench-peers: install  ## measure beside the peers, in environments of their own; writes benchmarks/PEERS.md
+	$(BIN)/python -m benchmarks.peers
+
 soak: install  ## long runs: 1,000 seeds of a faulty federation
 	$(BIN)/python -m pytest -q -m soak --timeout 3600
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info covey_runs
+	rm -rf $(VENV) .venv-peers build dist *.egg-info covey_runs
