@@ -67,14 +67,19 @@ def _prepare(peers: Sequence[str]) -> tuple[dict[str, Path], dict[str, str]]:
         except CannotInstall as error:
             missing[peer] = f"cannot be installed: {error}"
             print(missing[peer], file=sys.stderr)
+    if "flwr" in pythons:
+        pythons[systems.WARM] = pythons["flwr"]
     return pythons, missing
 
 
 def _facts(pythons: dict[str, Path]) -> dict[str, str]:
     facts = results.machine()
     facts["versions"] = environments.own_versions()
-    for peer in [name for name in pythons if name in REQUIREMENTS]:
-        facts[peer] = environments.versions(peer, pythons[peer])
+    for name, python in pythons.items():
+        facts[name] = systems.WAYS[name]
+        if name in REQUIREMENTS:
+            facts[name] += f"; {environments.versions(name, python)}"
+    facts["in all"] = "one torch thread wherever there is training; memory is a sum of PSS"
     return facts
 
 

@@ -1,14 +1,4 @@
-"""How each system is driven: by the best documented way that it has.
-
-| system | way |
-| --- | --- |
-| covey, script | `covey run`, a process for each client; big models: `python job.py` |
-| covey, function | `python function.py`, clients by function in one process |
-| nvflare | `FedAvgRecipe` and `SimEnv`, a process for each client |
-| flwr | `flwr run` with its local simulation on Ray |
-| pfl | `FederatedAveraging` and `SimulatedBackend`, one process |
-| plain loop | none: client tasks alone |
-"""
+"""How each system is driven: by the best documented way that it has."""
 
 from __future__ import annotations
 
@@ -32,6 +22,18 @@ FUNCTION: Final = "covey, function"
 #: Covey's come first: peers are set beside both.
 ALL: Final = (SCRIPT, FUNCTION, *REQUIREMENTS)
 LOOP: Final = "plain loop"
+WARM: Final = "flwr, superlink up"
+
+#: As told on the page.
+WAYS: Final = {
+    SCRIPT: "`covey run job.py`, a process for each client; a big model by `python job.py`",
+    FUNCTION: "`python function.py`, clients by function in one process",
+    "nvflare": "`FedAvgRecipe` and `SimEnv` with their defaults, a process for each client",
+    "flwr": "`flwr run` with its local simulation on Ray and the default resources of a client",
+    WARM: "the same a second time, with the superlink that the first time has left",
+    "pfl": "`FederatedAveraging` and `SimulatedBackend`, one process",
+    LOOP: "client tasks alone, without any system",
+}
 
 
 def call(system: str, python: Path, work: Work) -> Call:
@@ -44,9 +46,11 @@ def call(system: str, python: Path, work: Work) -> Call:
         return Call([str(python), "function.py"], folder, variables)
     if system == SCRIPT and work.task != "big":
         return Call([*COVEY, "run", "job.py"], folder, variables)
-    if system == "flwr":
-        # Somewhere else: it would take what is in the current folder for its own.
-        return Call(flwr_command(python, folder, work), Path(work.folder), variables | _flwr(work))
+    if system in ("flwr", WARM):
+        words = flwr_command(python, folder, work)
+        if system == WARM:
+            words = [str(python), str(folder / "twice.py"), *words]
+        return Call(words, Path(work.folder), variables | _flwr(work))
     return Call([str(python), "job.py"], folder, variables)
 
 

@@ -14,7 +14,7 @@ from benchmarks.peers import accuracy, page, run, series, systems, tasks, whole
 from benchmarks.peers.bounded import Bounds, Outcome, Peaks
 from benchmarks.peers.page import Table
 from benchmarks.peers.series import Series, Trial, Trials
-from benchmarks.peers.systems import FUNCTION, LOOP, SCRIPT
+from benchmarks.peers.systems import FUNCTION, LOOP, SCRIPT, WARM
 from benchmarks.peers.work.settings import VARIABLE, Work
 
 MIB = 1 << 20
@@ -168,6 +168,16 @@ def test_flwr_has_a_superlink_of_its_own_and_as_many_nodes_as_clients() -> None:
     ports = [call.variables["FLWR_LOCAL_CONTROL_API_PORT"] for call in calls]
     assert all(port.isdigit() for port in ports)
     assert calls[0].cwd == Path(WORK.folder)
+
+
+def test_of_two_runs_of_flwr_the_second_counts(tmp_path: Path) -> None:
+    work = replace(WORK, folder=str(tmp_path))
+    ran = trials(30).runs[0].outcome
+    work.times.write_text("[20.0, 10.0]")
+    assert series.corrected(WARM, work, ran).fault == "did not reach its end"
+    work.done.touch()
+    assert series.corrected(WARM, work, ran).wall_s == 10.0
+    assert series.corrected("flwr", work, ran).wall_s == 30
 
 
 def test_work_is_told_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
