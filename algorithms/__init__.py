@@ -44,6 +44,7 @@ from .staleness import (
     staleness_of,
 )
 from .stopping import Patience, StopCondition
+from .torch_optimizer import TorchOptimizer
 
 __all__ = [
     "SGD",
@@ -86,6 +87,7 @@ __all__ = [
     "Tally",
     "Threshold",
     "TooStale",
+    "TorchOptimizer",
     "UnsafeFile",
     "UpdateInfo",
     "WeightedAggregation",

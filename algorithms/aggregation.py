@@ -87,11 +87,16 @@ class Aggregation(ABC):
         uses_old: Whether `step` reads the old model; if not, it need not be decoded.
         state_names: Float64 arrays, one number per number of the model, that the rule keeps from
             one step to the next, such as the moments of a server optimizer. The driver keeps them.
+        whole_tensors: Whether a chunk is always one whole tensor, and the arrays that `step` is
+            given have its shape, with 2 behind it where the numbers are complex. If not, a chunk
+            is cut anywhere, so that the rule must work element by element, and is flat. Integers
+            are always flat.
     """
 
     excluded: frozenset[str] = frozenset()
     uses_old: bool = True
     state_names: tuple[str, ...] = ()
+    whole_tensors: bool = False
 
     def sends(self, layout: Layout) -> Layout:
         """Which variables travel to the sites: all of the model, unless a rule says otherwise."""

@@ -36,7 +36,8 @@ def apply(
     Synchronous and CPU-bound; reads the sums and changes nothing in them, so that a step that
     failed can be made again. Integers are rounded half to even and saturate; bool tensors are
     those of the newest update; excluded variables are copied from the old model. Memory is a few
-    MiB, whatever the size of the model.
+    MiB, whatever the size of the model; for a rule with `whole_tensors`, some 60 bytes for each
+    number of the largest tensor.
 
     Args:
         old: The current model's blob.
@@ -80,7 +81,8 @@ class _Step(Walk):
         number: int,
         checkpoint: Callable[[], object] | None,
     ) -> None:
-        super().__init__(old, layout, [sums.layout], write, state, checkpoint)
+        whole = rule.whole_tensors
+        super().__init__(old, layout, [sums.layout], write, state, checkpoint, whole=whole)
         self._sums = sums
         self._tally = sums.tally
         self._rule = rule
@@ -96,11 +98,13 @@ class _Step(Walk):
         start = segment.start + position
         widen(dtype, np.frombuffer(self._old, dtype.storage, count, start), old, self._scratch)
         np.copyto(total, sums.numbers(segment.starts[0] + position, count))
-        state = self._state_block(count)
+        shape = self._shape(segment, count)
+        state = self._state_block(count, shape)
         if dtype.kind == "int":
             rule.combine_integers(total, self._tally, old, new)
         else:
-            rule.combine(total, self._tally, old, new, state, self._number)
+            shaped = (total.reshape(shape), self._tally, old.reshape(shape), new.reshape(shape))
+            rule.combine(*shaped, state, self._number)
         narrow(dtype, new, out, self._scratch)
         if not all_finite(dtype, out):
             raise NonFiniteModel(segment.tensor_at(position + first_bad(dtype, out)))

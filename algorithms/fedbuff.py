@@ -14,7 +14,7 @@ from .aggregation import UpdateInfo
 from .asynchronous import AsynchronousAggregation
 from .errors import BadSetting
 from .linear import Tally
-from .optimizers import SGD, ServerOptimizer
+from .optimizers import SGD, ServerOptimizer, check_optimizer, takes_whole_tensors
 from .staleness import Staleness
 from .tensors.dtypes import F64
 
@@ -92,6 +92,8 @@ class FedBuff(AsynchronousAggregation):
         self.weights: Weights = weights
         self.divide_by: DivideBy = divide_by or ("count" if weights == "equal" else "weight")
         self.optimizer = optimizer or _PAPER
+        check_optimizer(self.optimizer)
+        self.whole_tensors = takes_whole_tensors(self.optimizer)
         self.delay_threshold = delay_threshold
         self.state_names = self.optimizer.state_names
 

@@ -8,7 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 
 from .linear import LinearAggregation, Tally
-from .optimizers import SGD, Adagrad, Adam, ServerOptimizer, Yogi
+from .optimizers import (
+    SGD,
+    Adagrad,
+    Adam,
+    ServerOptimizer,
+    Yogi,
+    check_optimizer,
+    takes_whole_tensors,
+)
 from .tensors.dtypes import F64
 
 
@@ -34,7 +42,8 @@ class FedOpt(LinearAggregation):
         aggregation_weights: Factor per site, 1 for a site that is not named.
 
     Raises:
-        BadSetting: A factor is negative, infinite or not a number.
+        BadSetting: A factor is negative, infinite or not a number, or a setting of the optimizer
+            is out of its range.
     """
 
     def __init__(
@@ -46,7 +55,9 @@ class FedOpt(LinearAggregation):
         aggregation_weights: Mapping[str, float] | None = None,
     ) -> None:
         super().__init__(exclude_vars=exclude_vars, aggregation_weights=aggregation_weights)
+        check_optimizer(optimizer)
         self.optimizer = optimizer
+        self.whole_tensors = takes_whole_tensors(optimizer)
         self.schedule = schedule
         self.state_names = optimizer.state_names
 

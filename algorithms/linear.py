@@ -57,7 +57,7 @@ class LinearAggregation(WeightedAggregation):
         state: Mapping[str, F64],
         number: int,
     ) -> None:
-        """Compute new values, element by element.
+        """Compute new values, element by element, or tensor by tensor with `whole_tensors`.
 
         Args:
             total: Sum of weight x update; may be destroyed.
@@ -106,7 +106,8 @@ class _Sum(WeightedMean):
         self._count += 1
 
     def step(self, old: F64, out: F64, state: Mapping[str, F64], number: int) -> None:
+        total = self._sum.reshape(old.shape)
         if self._rule.params_type == ParamsType.DIFF:  # what was folded are models
             np.multiply(old, self.total, out=out)
-            self._sum -= out
-        self._rule.combine(self._sum, Tally(self._count, self.total), old, out, state, number)
+            total -= out
+        self._rule.combine(total, Tally(self._count, self.total), old, out, state, number)

@@ -1,7 +1,8 @@
 """Server optimizers: how the mean difference of a step moves the global model.
 
-Here: the rules of the literature, element by element on float64, in place. Not here: the mean
-(`linear.py`, `fedopt.py`), who keeps the state from step to step (the driver).
+Here: the rules of the literature, element by element on float64, in place. Not here: those of
+PyTorch (`torch_optimizer.py`), the mean (`linear.py`, `fedopt.py`), who keeps the state from step
+to step (the driver).
 
 The mean difference, delta = mean of (site's model - model it started from), points where the sites
 went: it is a gradient's negative. All optimizers therefore *add*.
@@ -27,7 +28,12 @@ class ServerOptimizer(Protocol):
     """What makes the next model from a difference. Holds settings only, so it can be shared.
 
     It must be elementwise: a number of the new model depends on the same number of its inputs and
-    on nothing else, because it is given a part of the model at a time, cut anywhere.
+    on nothing else, because it is given a part of the model at a time, cut anywhere. One that looks
+    at a tensor as a whole has an attribute `whole_tensors`, which is True: then it is given one
+    tensor at a time, in the tensor's shape.
+
+    If it has a method `check()`, a rule calls that when it is made, for `BadSetting` to be raised
+    before anything starts.
     """
 
     @property
@@ -51,6 +57,20 @@ class ServerOptimizer(Protocol):
         ...
 
 
+def check_optimizer(optimizer: ServerOptimizer) -> None:
+    """Have an optimizer check its settings, if it can; raises `BadSetting`."""
+    if isinstance(optimizer, type):
+        raise BadSetting("optimizer", f"is a class; make one: {optimizer.__name__}(lr=...)")
+    check = getattr(optimizer, "check", None)
+    if callable(check):
+        check()
+
+
+def takes_whole_tensors(optimizer: ServerOptimizer) -> bool:
+    """Whether an optimizer looks at tensors as a whole."""
+    return bool(getattr(optimizer, "whole_tensors", False))
+
+
 @dataclass(frozen=True, slots=True)
 class SGD:
     """Gradient descent, with momentum if wanted.
@@ -67,15 +87,14 @@ class SGD:
         momentum: >= 0, below 1.
         nesterov: Look ahead; needs momentum.
 
-    Raises:
-        BadSetting: A setting is out of its range.
     """
 
     lr: float = 1.0
     momentum: float = 0.0
     nesterov: bool = False
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Check the settings; raise `BadSetting` for one that is out of its range."""
         _check(self)
         if self.nesterov and not self.momentum:
             raise BadSetting("nesterov", "needs momentum above 0")
@@ -111,7 +130,8 @@ class _Adaptive(ABC):
     beta1: float
     tau: float
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Check the settings; raise `BadSetting` for one that is out of its range."""
         _check(self)
 
     @property
@@ -163,8 +183,6 @@ class Adagrad(_Adaptive):
         beta1: Momentum; >= 0, below 1.
         tau: Degree of adaptivity: the smaller, the more adaptive; above 0.
 
-    Raises:
-        BadSetting: A setting is out of its range.
     """
 
     lr: float = 0.1
@@ -191,8 +209,6 @@ class Adam(_Adaptive):
         tau: Degree of adaptivity: the smaller, the more adaptive; above 0.
         beta2: How long the variance remembers; >= 0, below 1.
 
-    Raises:
-        BadSetting: A setting is out of its range.
     """
 
     lr: float = 0.01
@@ -218,8 +234,6 @@ class Yogi(_Adaptive):
         tau: Degree of adaptivity: the smaller, the more adaptive; above 0.
         beta2: How long the variance remembers; >= 0, below 1.
 
-    Raises:
-        BadSetting: A setting is out of its range.
     """
 
     lr: float = 0.01
@@ -254,8 +268,6 @@ class AMSGrad(_Adaptive):
         tau: What keeps the divisor from 0, "epsilon" in the paper; above 0.
         beta2: How long the variance remembers; >= 0, below 1.
 
-    Raises:
-        BadSetting: A setting is out of its range.
     """
 
     lr: float = 0.001
@@ -300,7 +312,9 @@ def _check(optimizer: SGD | _Adaptive) -> None:
         if field.name not in _RANGES:
             continue
         low, closed, high = _RANGES[field.name]
-        value = getattr(optimizer, field.name)
+        value: object = getattr(optimizer, field.name)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise BadSetting(field.name, f"{value!r} is no number")
         if not (low < value < high or (closed and value == low)):
             bounds = f"{'>=' if closed else '>'} {low:g} and < {high:g}"
             raise BadSetting(field.name, f"{value}; must be {bounds}")

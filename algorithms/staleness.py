@@ -41,14 +41,12 @@ class Polynomial:
 
     Attributes:
         exponent: How fast the weight falls; >= 0.
-
-    Raises:
-        BadSetting: The exponent is negative or not finite.
     """
 
     exponent: float = 0.5
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Check the settings; raise `BadSetting` for one that is out of its range."""
         _check_range("exponent", self.exponent, 0.0)
 
     def __call__(self, tau: int) -> float:
@@ -63,15 +61,13 @@ class Threshold:
     Attributes:
         cutoff: Largest staleness that weighs 1; >= 0.
         after: Weight of what is staler; >= 0.
-
-    Raises:
-        BadSetting: A setting is negative or not finite.
     """
 
     cutoff: float
     after: float
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Check the settings; raise `BadSetting` for one that is out of its range."""
         _check_range("cutoff", self.cutoff, 0.0)
         _check_range("after", self.after, 0.0)
 
@@ -89,14 +85,12 @@ class Exponential:
 
     Attributes:
         base: Weight at a staleness of 1; above 0, at most 1.
-
-    Raises:
-        BadSetting: The base is outside its range.
     """
 
     base: float = 0.9
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Check the settings; raise `BadSetting` for one that is out of its range."""
         if not 0.0 < self.base <= 1.0:
             raise BadSetting("base", f"{self.base}; must be above 0 and at most 1")
 
@@ -114,15 +108,13 @@ class Hinge:
     Attributes:
         a: How fast the weight falls beyond b; >= 0.
         b: Largest staleness that weighs 1; >= 0.
-
-    Raises:
-        BadSetting: A setting is negative or not finite.
     """
 
     a: float = 10.0
     b: float = 4.0
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Check the settings; raise `BadSetting` for one that is out of its range."""
         _check_range("a", self.a, 0.0)
         _check_range("b", self.b, 0.0)
 
@@ -143,15 +135,14 @@ class Normalised:
         inner: The function.
         average: The staleness that shall weigh 1; in steady state about the number of sites at
             work divided by the size of the buffer.
-
-    Raises:
-        BadSetting: The average is negative, or the function is not above 0 there.
     """
 
     inner: Staleness
     average: int
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Check the settings; raise `BadSetting` for one that is out of its range."""
+        _check_settings(self.inner)
         _check_range("average", self.average, 0.0)
         at_average = self.inner(self.average)
         if not (math.isfinite(at_average) and at_average > 0):
@@ -172,7 +163,7 @@ _NAMED: Final[Mapping[str, Callable[..., Staleness]]] = {
 
 
 def staleness_of(function: str | Staleness, **settings: float) -> Staleness:
-    """Find a staleness function by name; a callable is taken as it is.
+    """Find a staleness function by name; a callable is taken as it is, once it has been checked.
 
     Args:
         function: "constant", "polynomial", "threshold", "exponential", "hinge", or any callable.
@@ -185,6 +176,7 @@ def staleness_of(function: str | Staleness, **settings: float) -> Staleness:
     if not isinstance(function, str):
         if settings:
             raise BadSetting(next(iter(settings)), "a function brings its own settings")
+        _check_settings(function)
         return function
     if function not in _NAMED:
         raise BadSetting("staleness", f"{function!r} is none of {_choose(function, _NAMED)}")
@@ -194,10 +186,12 @@ def staleness_of(function: str | Staleness, **settings: float) -> Staleness:
         if name not in names:
             raise BadSetting(name, f"{function} takes {_choose(name, names)}")
     try:
-        return make(**settings)
+        made = make(**settings)
     except TypeError:
         needed = ", ".join(name for name in names if name not in settings)
         raise BadSetting("staleness", f"{function} also needs {needed}") from None
+    _check_settings(made)
+    return made
 
 
 def weight_at(function: Staleness, tau: int) -> float:
@@ -212,6 +206,13 @@ def weight_at(function: Staleness, tau: int) -> float:
     if not (math.isfinite(weight) and weight >= 0):
         raise BadSetting("staleness", f"the function gives {weight} at {tau}; must be >= 0")
     return weight
+
+
+def _check_settings(function: Staleness) -> None:
+    """Have a function check its settings, if it can."""
+    check = getattr(function, "check", None)
+    if callable(check) and not isinstance(function, type):
+        check()
 
 
 def _check_range(setting: str, value: float, low: float) -> None:

@@ -4,7 +4,8 @@ Here: cutting the model into segments and blocks, what is copied as it is, writi
 here: what a block's new numbers are (`fold.py`, `apply.py`).
 
 The model is cut into segments of neighbouring tensors of one element type, which are plain arrays
-of numbers; each is walked in blocks that stay in the processor's cache.
+of numbers; each is walked in blocks that stay in the processor's cache. For rules that look at
+tensors as a whole, a segment is one tensor, and so is a block.
 """
 
 from __future__ import annotations
@@ -51,6 +52,11 @@ class Segment:
         ends = [spec.end - self.start for spec in self.specs]
         return self.specs[bisect.bisect_right(ends, place)].name
 
+    @property
+    def numbers(self) -> int:
+        """How many there are."""
+        return (self.end - self.start) // self.type.storage.itemsize
+
 
 class Walk(ABC):
     """One walk: the old model, and scratch that every block reuses.
@@ -63,6 +69,7 @@ class Walk(ABC):
         state: Arrays of the rule, walked along.
         checkpoint: Called before every chunk.
         part_of: Which part of what travels a variable is in.
+        whole: Whether a block is one whole tensor, and arrays of floats have its shape.
     """
 
     def __init__(
@@ -74,19 +81,33 @@ class Walk(ABC):
         state: Mapping[str, F64],
         checkpoint: Callable[[], object] | None,
         part_of: Callable[[str], str] | None = None,
+        whole: bool = False,
     ) -> None:
         self._old = memoryview(old).cast("B")
         self._layout = layout
-        self._segments = segments_of(layout, layouts, part_of or _one_part)
+        self._segments = segments_of(layout, layouts, part_of or _one_part, whole)
         self._write = write
         self._state = state
         self._state_position = 0
         self._checkpoint = checkpoint
-        self._lanes = lanes = min(BLOCK_LANES, max(1, layout.data_size))
+        self._whole = whole
+        self._lanes = lanes = self._block_lanes(layout)
         self._scratch = Scratch(lanes)
         self._old_values: F64 = np.empty(lanes, np.float64)
         self._values: F64 = np.empty(lanes, np.float64)
-        self._out = np.empty(min(CHUNK_BYTES, max(1, layout.data_size)), np.uint8)
+        self._out = np.empty(self._chunk_bytes(layout), np.uint8)
+
+    def _block_lanes(self, layout: Layout) -> int:
+        """Most numbers in a block."""
+        if self._whole:
+            return max((segment.numbers for segment in self._segments), default=1)
+        return min(BLOCK_LANES, max(1, layout.data_size))
+
+    def _chunk_bytes(self, layout: Layout) -> int:
+        """Most bytes that are made before they are written."""
+        if self._whole:
+            return max((segment.end - segment.start for segment in self._segments), default=1)
+        return min(CHUNK_BYTES, max(1, layout.data_size))
 
     def run(self) -> None:
         """Write the new model: header, then the segments in their order."""
@@ -115,11 +136,12 @@ class Walk(ABC):
 
     def _walk_segment(self, segment: Segment) -> None:
         size = segment.end - segment.start
-        for start in range(0, size, CHUNK_BYTES):
+        for start in range(0, size, max(1, len(self._out))):
             self._before_chunk()
-            end = min(start + CHUNK_BYTES, size)
+            end = min(start + len(self._out), size)
             self._walk_chunk(segment, start, end)
-            self._write(self._out.data[: end - start])
+            for done in range(0, end - start, CHUNK_BYTES):
+                self._write(self._out.data[done : min(done + CHUNK_BYTES, end - start)])
 
     def _walk_chunk(self, segment: Segment, start: int, end: int) -> None:
         width = segment.type.storage.itemsize
@@ -130,13 +152,22 @@ class Walk(ABC):
             out = self._out[offset : offset + count * width].view(segment.type.storage)
             self._block(segment, position, count, out)
 
-    def _state_block(self, count: int) -> Mapping[str, F64]:
+    def _shape(self, segment: Segment, count: int) -> tuple[int, ...]:
+        """Of what shape a rule gets a block of so many numbers."""
+        if not self._whole or segment.type.kind == "int" or segment.part:
+            return (count,)
+        (spec,) = segment.specs
+        return spec.numbers_shape
+
+    def _state_block(self, count: int, shape: tuple[int, ...]) -> Mapping[str, F64]:
         """The next numbers of the rule's arrays."""
         if not self._state:
             return self._state
         start = self._state_position
         self._state_position += count
-        return {name: array[start : start + count] for name, array in self._state.items()}
+        return {
+            name: array[start : start + count].reshape(shape) for name, array in self._state.items()
+        }
 
     def _before_chunk(self) -> None:
         if self._checkpoint is not None:
@@ -156,20 +187,26 @@ def _one_part(name: str) -> str:
 
 
 def segments_of(
-    layout: Layout, layouts: list[Layout], part_of: Callable[[str], str] = _one_part
+    layout: Layout,
+    layouts: list[Layout],
+    part_of: Callable[[str], str] = _one_part,
+    whole: bool = False,
 ) -> list[Segment]:
-    """Cut the old model where type or part change or an update's tensors are not neighbours."""
+    """Cut the old model where type or part change or an update's tensors are not neighbours.
+
+    With `whole`, after every tensor.
+    """
     segments: list[Segment] = []
     for spec in layout.specs:
         own = [answer.by_name.get(spec.name) for answer in layouts]
         starts = tuple(found.start for found in own if found is not None)
         part = part_of(spec.name)
         last = segments[-1] if segments else None
-        if last is not None and last.part == part and _continues(last, spec, starts):
+        if whole or last is None or last.part != part or not _continues(last, spec, starts):
+            segments.append(Segment(spec.type, [spec], starts, spec.start, spec.end, part))
+        else:
             last.specs.append(spec)
             last.end = spec.end
-        else:
-            segments.append(Segment(spec.type, [spec], starts, spec.start, spec.end, part))
     return segments
 
 

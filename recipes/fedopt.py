@@ -9,7 +9,7 @@ from covey.algorithms import FedOpt, ServerOptimizer
 
 from .errors import ConfigError
 from .fedavg import FedAvgRecipe, FedAvgSettings
-from .rules import check_optimizer, described
+from .rules import check_optimizer, check_shapes, described
 
 
 class FedOptRecipe(FedAvgRecipe):
@@ -20,6 +20,8 @@ class FedOptRecipe(FedAvgRecipe):
     Args:
         optimizer: The server optimizer, from `covey.algorithms`: `SGD(lr=1.0, momentum=0.9)`
             makes FedAvgM, `Adagrad`, `Adam` and `Yogi` make FedAdagrad, FedAdam and FedYogi.
+            `TorchOptimizer(torch.optim.AdamW, {"lr": 0.01})` takes any of PyTorch's, with a
+            scheduler if wanted.
         schedule: Factor on its learning rate by the number of the step, the first being 1.
 
     Raises:
@@ -45,6 +47,7 @@ class FedOptRecipe(FedAvgRecipe):
         if self.schedule is not None and not callable(self.schedule):
             raise ConfigError("schedule", f"{self.schedule!r} is no function of the step's number")
         super().check()
+        check_shapes(self.optimizer, self.aggregation(), self.initial.layout)
 
     def aggregation(self) -> FedOpt:
         """FedOpt's rule."""

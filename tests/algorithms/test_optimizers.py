@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -16,6 +17,8 @@ from covey.algorithms import (
     Adam,
     AMSGrad,
     BadSetting,
+    FedBuff,
+    FedOpt,
     ServerOptimizer,
     Yogi,
 )
@@ -166,9 +169,14 @@ def test_plain_descent_keeps_nothing() -> None:
         (lambda: Adam(beta2=-0.1), "beta2"),
         (lambda: Yogi(tau=0.0), "tau"),
         (lambda: AMSGrad(tau=math.nan), "tau"),
+        (lambda: Adam(lr=cast("float", "0.1")), "lr"),
+        (lambda: Adam(lr=cast("float", None)), "lr"),
+        (lambda: Adam, "optimizer"),
     ],
 )
-def test_settings_out_of_range_are_refused(make: Callable[[], object], setting: str) -> None:
-    with pytest.raises(BadSetting) as caught:
-        make()
-    assert caught.value.setting == setting
+def test_settings_out_of_range_are_refused(make: Callable[[], Any], setting: str) -> None:
+    optimizer = make()
+    for rule in (FedOpt, FedBuff):
+        with pytest.raises(BadSetting) as caught:
+            rule(optimizer=optimizer)
+        assert caught.value.setting == setting

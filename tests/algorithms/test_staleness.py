@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -112,12 +113,13 @@ def test_what_is_misspelt_is_told(name: str, settings: dict[str, float], match: 
         lambda: Hinge(1.0, -1.0),
         lambda: Normalised(Constant(), -1),
         lambda: Normalised(Threshold(1, 0.0), 5),
+        lambda: Normalised(Polynomial(-1.0), 5),
         lambda: weight_at(lambda tau: -1.0, 3),
         lambda: weight_at(lambda tau: math.nan, 3),
         lambda: weight_at(lambda tau: math.inf, 3),
         lambda: weight_at(Constant(), -1),
     ],
 )
-def test_settings_out_of_range_are_refused(make: Callable[[], object]) -> None:
+def test_settings_out_of_range_are_refused(make: Callable[[], Any]) -> None:
     with pytest.raises(BadSetting):
-        make()
+        staleness_of(make())

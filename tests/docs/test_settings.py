@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import covey.client
+from covey import algorithms
 from covey.cli.errors import ExitCode
 from covey.recipes import (
     EventKind,
@@ -44,6 +45,28 @@ def test_settings_and_their_defaults_are_those_of_the_signature(cls: type[Any]) 
     told = {name: row[1] for name, row in table.items() if name in parameters}
     expected = {name: repr(of.default).replace("'", '"') for name, of in parameters.items()}
     assert told == {name: f"`{default}`" for name, default in expected.items()}
+
+
+def test_server_optimizers_are_told_with_their_defaults() -> None:
+    text = section(RECIPES, "## Server optimizers")
+    told = [name for name in first_cells(text) if "(" in name]
+    assert len(told) == 6
+    for call in told:
+        name = call.partition("(")[0]
+        signature = inspect.signature(getattr(algorithms, name))
+        plain = [each.replace(annotation=each.empty) for each in signature.parameters.values()]
+        shown = str(inspect.Signature(plain)).replace("*, ", "")
+        assert call == f"{name}{shown}"
+
+
+def test_the_arguments_of_partition_are_those_of_the_code() -> None:
+    table = first_cells(section(RECIPES, "### Data for simulated sites"))
+    parameters = inspect.signature(algorithms.partition).parameters
+    told = {name: row[1] for name, row in table.items() if name in parameters}
+    assert told == {
+        name: "required" if of.default is of.empty else f"`{of.default!r}`"
+        for name, of in parameters.items()
+    }
 
 
 def test_methods_of_runs_and_recipes_exist() -> None:

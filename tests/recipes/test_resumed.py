@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -17,7 +18,7 @@ import sys
 
 import numpy as np
 
-from covey.algorithms import SGD, Adam
+from covey.algorithms import SGD, Adam, TorchOptimizer
 from covey.recipes import FedBuffRecipe, FedOptRecipe, LogNormal, SimEnv
 
 
@@ -28,9 +29,28 @@ def train(params, ctx):
     return {name: value * 0.9 + ctx.rng.normal(size=value.shape) for name, value in params.items()}
 
 
+def half(step):
+    return 0.5**step
+
+
+def adam(params, lr):
+    import torch
+
+    return torch.optim.Adam(params, lr=lr)
+
+
+def falling(optimizer):
+    import torch
+
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, half)
+
+
 common = {"initial_model": {"w": np.zeros((50, 3))}, "train": train, "num_rounds": 8}
 if sys.argv[1] == "fedopt":
     run = FedOptRecipe(optimizer=Adam(lr=0.1), **common).execute(SimEnv(4, seed=3))
+elif sys.argv[1] == "torch":
+    optimizer = TorchOptimizer(adam, {"lr": 0.1}, scheduler=falling)
+    run = FedOptRecipe(optimizer=optimizer, **common).execute(SimEnv(4, seed=3))
 else:
     recipe = FedBuffRecipe(buffer_size=2, optimizer=SGD(0.9, momentum=0.5), **common)
     run = recipe.execute(SimEnv(4, seed=3, durations=LogNormal()))
@@ -51,13 +71,15 @@ def folder_of(folder: Path) -> Path:
     return found
 
 
-@pytest.mark.parametrize("kill_at", [0, 1, 5])
-def test_a_server_optimizer_goes_on_to_the_same_model(tmp_path: Path, kill_at: int) -> None:
+@pytest.mark.parametrize(("kind", "kill_at"), [("fedopt", n) for n in (0, 1, 5)] + [("torch", 5)])
+def test_a_server_optimizer_goes_on_to_the_same_model(
+    tmp_path: Path, kind: str, kill_at: int
+) -> None:
     for name in ("whole", "killed"):
         (tmp_path / name).mkdir()
-    assert run(tmp_path / "whole", "fedopt").returncode == 0
-    assert run(tmp_path / "killed", "fedopt", kill_at).returncode == -signal.SIGKILL
-    again = run(tmp_path / "killed", "fedopt")
+    assert run(tmp_path / "whole", kind).returncode == 0
+    assert run(tmp_path / "killed", kind, kill_at).returncode == -signal.SIGKILL
+    again = run(tmp_path / "killed", kind)
     assert f"resuming an unfinished run at round {kill_at}" in again.stdout
     models = [
         (folder_of(tmp_path / name) / "model.safetensors").read_bytes()
@@ -74,3 +96,65 @@ def test_asynchronous_training_goes_on_from_its_last_version(tmp_path: Path, kil
     assert "resuming an unfinished run" in again.stdout
     assert "status: completed, 8 rounds" in again.stdout
     assert (folder_of(tmp_path) / "model.safetensors").is_file()
+
+
+ROWS_JOB = """
+import os
+import signal
+import sys
+import time
+
+import numpy as np
+
+from covey.actors.roles import asynchronous
+from covey.recipes import FedBuffRecipe, LogNormal, SimEnv
+
+size, kind, kill_after = int(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+asynchronous.COMMIT_EVERY_S = 0.0 if kind == "virtual" else 0.02
+calls = 0
+
+
+def train(params, ctx):
+    global calls
+    calls += 1
+    if calls == kill_after:
+        os.kill(os.getpid(), signal.SIGKILL)
+    params["w"] += 1
+    return params, {"accuracy": 0.5}
+
+
+durations = LogNormal() if kind == "virtual" else None
+recipe = FedBuffRecipe(
+    initial_model={"w": np.zeros(size)}, train=train, num_rounds=40, buffer_size=3
+)
+run = recipe.execute(SimEnv(5, seed=3, durations=durations, num_threads=3))
+"""
+
+
+@pytest.mark.parametrize("kind", ["virtual", "real"])
+@pytest.mark.parametrize("size", [10, 700_000], ids=["small", "made in threads"])
+@pytest.mark.parametrize("kill_after", [20, 71])
+def test_every_update_that_counts_has_one_row_after_a_kill(
+    tmp_path: Path, kind: str, size: int, kill_after: int
+) -> None:
+    """Whatever was trained and lost, in a version or waiting for one, is trained again."""
+    script = tmp_path / "job.py"
+    script.write_text(ROWS_JOB)
+    env = os.environ | {"COVEY_WORKSPACE": str(tmp_path / "runs")}
+
+    def start(kill_after: int) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, str(script), str(size), kind, str(kill_after)]
+        return subprocess.run(command, env=env, capture_output=True, text=True, timeout=100)
+
+    assert start(kill_after).returncode == -signal.SIGKILL
+    again = start(-1)
+    assert again.returncode == 0, again.stderr
+    assert "resuming an unfinished run" in again.stdout
+    folder = folder_of(tmp_path)
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    updates = [row for row in rows if row["site"] != "global"]
+    told = json.loads((folder / "summary.json").read_text())
+    assert told["updates"] >= 40 * 3
+    assert len(updates) == told["updates"] + told["dropped"]
+    versions = [row["round"] for row in rows if row["site"] == "global"]
+    assert len(set(versions)) == len(versions)
