@@ -4,17 +4,28 @@ A call in a thread cannot be ended, so nobody may have to wait for one: these
 threads are daemons, and neither the loop's end nor the interpreter's joins them.
 A call that was given up keeps its slot, since it goes on using a processor. What
 is called, and when a thread is worth its while, is not known here.
+
+A thread that comes back from PyTorch to an interpreter that is gone ends the whole process with
+"terminate called": C++ cannot be unwound like that. So at the program's end `SystemExit` is raised
+in calls that are under way, which take it between two of their own lines, and they get a moment
+for it. A call that waits for something else is left where it is: it hurts nobody.
 """
 
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextvars
+import ctypes
 import queue
 import threading
+import time
 from collections.abc import Callable
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
+
+# A line of training takes milliseconds; a program's end must not be felt to hang.
+_INTERRUPT_S: Final = 1.0
 
 _Work: TypeAlias = "tuple[asyncio.Future[Any], Callable[[], Any]]"
 
@@ -92,10 +103,31 @@ class Threads:
             future.set_result(result)
 
 
+#: Threads in which a call is under way.
+_at_work: set[threading.Thread] = set()
+
+
+@atexit.register
+def interrupt_calls() -> None:
+    """Raise `SystemExit` in all calls that are under way, and wait a moment for their ends."""
+    deadline = time.monotonic() + _INTERRUPT_S
+    threads = tuple(_at_work)
+    for thread in threads:
+        if thread.ident is not None:
+            raised = ctypes.py_object(SystemExit)
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), raised)
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
+
+
 def _serve(inbox: queue.SimpleQueue[_Work | None], finish: Callable[..., None]) -> None:
     while (item := inbox.get()) is not None:
         future, work = item
-        result = work()
+        _at_work.add(threading.current_thread())
+        try:
+            result = work()
+        finally:
+            _at_work.discard(threading.current_thread())
         try:
             future.get_loop().call_soon_threadsafe(finish, inbox, future, result)
         except RuntimeError:
