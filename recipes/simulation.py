@@ -421,11 +421,23 @@ class Simulation:
             "best_round": best.version,
             "best_value": best.value,
             "stopped_by": self._progress.stopped_by,
+            **self._counts(),
             "model": MODEL,
             "best_model": BEST if (folder / BEST).exists() else None,
             "seed": self._folder.seed,
             "started": self._folder.config["created"],
             "finished": time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime(final.time)),
+        }
+
+    def _counts(self) -> dict[str, Any]:
+        """What came of updates in asynchronous training; nothing of training by rounds."""
+        progress = self._progress
+        if progress.updates is None:
+            return {}
+        return {
+            "updates": progress.updates - progress.lost,
+            "stale": progress.stale,
+            "dropped": progress.dropped + progress.lost,
         }
 
     def _close(self) -> None:

@@ -21,6 +21,7 @@ from typing import Any, Final
 from .appending import Appending
 from .events import EventKind, RunEvent
 from .history import History
+from .keeping import Keep
 
 #: Events and rows are written at once when they come slowly, so that `tail -f` shows them, and
 #: together when thousands of sites answer within one such time.
@@ -38,21 +39,21 @@ class Journal:
 
     Args:
         folder: The run's folder, which exists; None keeps no file.
-        resume_round: First round that is done again. Rows of earlier rounds are kept, later ones
-            and a row cut off by a kill are dropped. None starts `metrics.jsonl` anew.
+        keep: Which rows of `metrics.jsonl` are kept; None starts it anew. A row that was cut off
+            by a kill is dropped.
 
     Raises:
         OSError: If `metrics.jsonl` or `logs/server.jsonl` cannot be read or written.
     """
 
-    def __init__(self, folder: Path | None, *, resume_round: int | None = None) -> None:
+    def __init__(self, folder: Path | None, *, keep: Keep | None = None) -> None:
         self.events = History(_log_of(folder))
         self._subscribers: list[Callable[[RunEvent], object]] = []
         self._waiters: list[asyncio.Future[None]] = []
         self._closed = False
         self._flushed_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
-        self._rows = _Rows(folder / _METRICS_FILE, resume_round) if folder is not None else None
+        self._rows = _Rows(folder / _METRICS_FILE, keep) if folder is not None else None
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "open"
@@ -81,21 +82,26 @@ class Journal:
         slow = event.time - self._flushed_at >= _FLUSH_EVERY_S
         if slow or event.kind in _MILESTONES or self.events.unwritten >= _MOST_UNWRITTEN:
             self._flushed_at = event.time
-            self._flush()
+            self.flush()
         elif self._timer is None:
             try:
                 loop = asyncio.get_running_loop()
             except RuntimeError:
-                self._flush()
+                self.flush()
             else:
                 self._timer = loop.call_later(_FLUSH_EVERY_S, self._flush_later)
 
     def _flush_later(self) -> None:
         self._timer = None
         with suppress(OSError):  # the next event that is recorded meets it again
-            self._flush()
+            self.flush()
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Write what is held back.
+
+        Raises:
+            OSError: If a file cannot be written.
+        """
         try:
             self.events.flush()
         finally:
@@ -176,8 +182,8 @@ def _log_of(folder: Path | None) -> Path | None:
 class _Rows:
     """`metrics.jsonl`: a row for every event that has one."""
 
-    def __init__(self, path: Path, resume_round: int | None) -> None:
-        kept = _kept_rows(path, resume_round) if resume_round is not None else b""
+    def __init__(self, path: Path, keep: Keep | None) -> None:
+        kept = b"" if keep is None else keep.rows(path)
         replacement = path.with_name(path.name + ".new")
         replacement.write_bytes(kept)
         replacement.replace(path)
@@ -200,22 +206,6 @@ class _Rows:
         for event in self._unwritten:
             self._file.add(_ENCODE(_ROW_OF[event.kind](event)).encode() + b"\n")
         self._unwritten.clear()
-
-
-def _kept_rows(path: Path, resume_round: int) -> bytes:
-    if not path.exists():
-        return b""
-    return b"".join(
-        line for line in path.read_bytes().splitlines(True) if _round_of(line) < resume_round
-    )
-
-
-def _round_of(line: bytes) -> float:
-    """The round of a row; infinite for one that was cut off."""
-    with suppress(ValueError, TypeError, KeyError):
-        if line.endswith(b"\n"):
-            return int(json.loads(line)["round"])
-    return math.inf
 
 
 def _site_row(event: RunEvent) -> dict[str, Any]:

@@ -477,7 +477,7 @@ class AsynchronousTraining:
         self._progress.updates = (
             (self._progress.updates or 0) + len(advanced.stalenesses) + advanced.lost
         )
-        self._progress.dropped += advanced.lost
+        self._progress.lost += advanced.lost
         job.version, job.model = advanced.version, advanced.model
         self._models[job.version] = job.model
         self._judge(self._versions.advance(Version(job.version, began=job.ctx.now, time=self.time)))

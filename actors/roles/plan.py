@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from covey.algorithms import Aggregation, BestModel, Patience, StopCondition
 from covey.algorithms.tensors import Layout
@@ -60,6 +60,10 @@ def are_alike(failures: Mapping[str, Failure]) -> bool:
     return len({sort_of(site, f.kind, f.text, f.file, f.line) for site, f in each}) == 1
 
 
+#: What only asynchronous training counts.
+_ASYNCHRONOUS: Final = ("updates", "judged", "lost", "stale", "dropped")
+
+
 @dataclass(slots=True)
 class Progress:
     """How far a job has come, beside the model itself: what a resumed run must know.
@@ -72,6 +76,11 @@ class Progress:
         evaluators: Sites that can be asked to evaluate alone.
         out: Sites that can do nothing more for the job, and why.
         time: Virtual seconds of training so far; 0 in real time.
+        updates: Updates that are in versions, and the lost ones; None in training by rounds.
+        judged: Versions of which all has been said; as `updates`, rows of `metrics.jsonl`.
+        lost: Updates that had counted, and were lost in a crash of the aggregator.
+        stale: Results that did not count for having come too late.
+        dropped: Updates that had counted and were left when the last version was made.
     """
 
     best: BestModel
@@ -81,6 +90,11 @@ class Progress:
     evaluators: dict[str, None] = field(default_factory=dict[str, None])
     out: dict[str, Failure] = field(default_factory=dict[str, Failure])
     time: float = 0.0
+    updates: int | None = None
+    judged: int = 0
+    lost: int = 0
+    stale: int = 0
+    dropped: int = 0
 
     def judge(self, version: int, metrics: Mapping[str, float]) -> bool:
         """Take the metrics of a version; True if it is the best so far."""
@@ -118,6 +132,8 @@ class Progress:
             "out": {site: asdict(failure) for site, failure in self.out.items()},
             "time": self.time,
         }
+        if self.updates is not None:
+            state |= {name: getattr(self, name) for name in _ASYNCHRONOUS}
         if self.patience is not None:
             state |= {"patience_best": self.patience.best, "patience_waited": self.patience.waited}
         return state
@@ -130,6 +146,8 @@ class Progress:
         self.evaluators = dict.fromkeys(state.get("evaluators", ()))
         self.out = {site: Failure(**data) for site, data in state.get("out", {}).items()}
         self.time = float(state.get("time", 0.0))
+        for name in _ASYNCHRONOUS:
+            setattr(self, name, state.get(name, getattr(self, name)))
         if self.patience is not None:
             self.patience.best = state.get("patience_best")
             self.patience.waited = int(state.get("patience_waited", 0))
@@ -142,6 +160,10 @@ def _instead(name: str, metrics: Mapping[str, float]) -> str:
     near = difflib.get_close_matches(name, list(metrics), n=1)
     hint = f", did you mean {near[0]!r}?" if near else ""
     return f" (got: {', '.join(sorted(metrics)[:5])}{hint})"
+
+
+def _nothing() -> None:
+    """Nothing is held back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +188,8 @@ class JobPlan:
         task_deadline_s: Seconds a script may take for one task, None for any time.
         workflow: What happens in which order.
         info: Further data of the first event.
+        write: Writes events that were recorded and are held back; raises `OSError`. What is
+            committed must not be ahead of what is written.
     """
 
     id: str
@@ -185,6 +209,7 @@ class JobPlan:
     task_deadline_s: float | None = None
     workflow: Workflow = federated_averaging
     info: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    write: Callable[[], None] = _nothing
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import signal
+import threading
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -28,6 +32,7 @@ from covey.recipes import (
     LogNormal,
     Run,
     RunEvent,
+    RunStatus,
     SimEnv,
     TrainContext,
 )
@@ -221,6 +226,37 @@ def test_a_client_slower_than_its_lease_is_not_waited_for(tmp_path: Path) -> Non
     assert {event.site for event in updates_of(run)} == {"site-2", "site-3"}
 
 
+def test_an_answer_after_its_lease_is_told_and_tallied_as_stale(tmp_path: Path) -> None:
+    late, back = threading.Event(), threading.Event()
+
+    def slow(params: Model, ctx: TrainContext) -> Any:
+        if ctx.site == "site-1":
+            back.set() if late.is_set() else late.wait(60)
+        time.sleep(0.01)
+        return params, {"back": float(back.is_set())}
+
+    recipe = FedBuffRecipe(
+        initial_model=MODEL,
+        train=slow,
+        num_rounds=100_000,
+        buffer_size=1,
+        lease=1.5,  # more than the second between two looks at leases
+        key_metric="back",
+        stop_cond="back >= 1",
+    )
+    run = recipe.submit(SimEnv(3, seed=1, num_threads=3, workspace=tmp_path, progress=False))
+
+    async def wait_for_the_lease() -> None:
+        async for event in run.events():
+            if event.kind is EventKind.SITE_FAILED and event.site == "site-1":
+                late.set()
+
+    asyncio.run(wait_for_the_lease())
+    assert run.join() is RunStatus.COMPLETED
+    assert "site-1 answered after its lease; the update was not counted" in texts_of(run)
+    assert json.loads((run.get_result() / "summary.json").read_text())["stale"] == 1
+
+
 def test_updates_that_are_too_stale_do_not_count(tmp_path: Path) -> None:
     recipe = FedBuffRecipe(
         initial_model=MODEL, train=train, num_rounds=20, buffer_size=1, max_staleness=2
@@ -229,6 +265,10 @@ def test_updates_that_are_too_stale_do_not_count(tmp_path: Path) -> None:
     assert max(event.data["staleness"] for event in updates_of(run)) == 2
     failed = [e.data["kind"] for e in run._journal.events if e.kind is EventKind.SITE_FAILED]
     assert set(failed) == {"Stale"}
+    summary = json.loads((run.get_result() / "summary.json").read_text())
+    assert summary["stale"] == len(failed)
+    assert summary["updates"] == len(updates_of(run)) == 20
+    assert summary["dropped"] == 0
 
 
 @pytest.mark.parametrize("flush", [False, True])
@@ -246,6 +286,9 @@ def test_what_is_left_at_the_end_is_told(tmp_path: Path, flush: bool) -> None:
     left = len(updates_of(run)) % 4
     what = "made a last version" if flush else "were dropped"
     assert (f"{left} updates left at the end {what}" in texts_of(run)) == (left > 0)
+    summary = json.loads((run.get_result() / "summary.json").read_text())
+    assert summary["dropped"] == (0 if flush else left)
+    assert summary["updates"] + summary["dropped"] == len(updates_of(run))
 
 
 def test_versions_by_the_clock_come_at_their_time(tmp_path: Path) -> None:
@@ -445,6 +488,7 @@ def test_scripts_that_are_slow_or_killed_and_a_crashed_aggregator_lose_and_doubl
             if calls["crashes"] <= 2:
                 raise RuntimeError("injected")
         return filled
+                calls["untold"] += len(msg.updates)
 
     crashing.__annotations__ = fill.__annotations__
     monkeypatch.setattr(BufferedAggregator, "fill", crashing)
@@ -461,7 +505,7 @@ def test_scripts_that_are_slow_or_killed_and_a_crashed_aggregator_lose_and_doubl
     )
     run = recipe.execute(environment(tmp_path, 4, num_threads=4))
     assert calls["crashes"] >= 2
-    assert calls["duplicate"] == 2
+    assert calls["duplicate"] == calls["untold"] >= 2
     updates = updates_of(run)
     # Each version moves by the mean of the numbers of those that are in it.
     numbers = [number_of(str(event.site)) for event in updates]

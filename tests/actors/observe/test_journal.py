@@ -13,6 +13,7 @@ import pytest
 
 from covey.actors.observe.events import EventKind, RunEvent
 from covey.actors.observe.journal import Journal
+from covey.actors.observe.keeping import BeforeRound, FirstRows
 from covey.actors.runtime.testing import simulate
 
 
@@ -101,7 +102,7 @@ def test_resuming_keeps_the_rounds_before_and_drops_a_row_cut_off(tmp_path: Path
     first.close()
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"round": 0, "site": "si')
-    second = Journal(tmp_path, resume_round=2)
+    second = Journal(tmp_path, keep=BeforeRound(2))
     second.record(round_(2, accuracy=0.5))
     second.close()
     assert [(row["round"], row["site"]) for row in rows(tmp_path)] == [
@@ -114,8 +115,29 @@ def test_resuming_keeps_the_rounds_before_and_drops_a_row_cut_off(tmp_path: Path
     assert sorted(os.listdir(tmp_path)) == ["logs", "metrics.jsonl"]
 
 
+def test_resuming_keeps_as_many_rows_of_versions_and_of_their_updates_as_counted(
+    tmp_path: Path,
+) -> None:
+    first = Journal(tmp_path)
+    told = [site(0, "a"), site(0, "b"), round_(0), site(1, "a"), site(0, "c"), round_(1)]
+    for event in told:
+        first.record(event)
+    evaluated: dict[str, Any] = {"task": "evaluate", "metrics": {}}
+    first.record(RunEvent(EventKind.SITE_FINISHED, 2, "a", evaluated))
+    first.close()
+    Journal(tmp_path, keep=FirstRows(updates=9, versions=9)).close()
+    assert len(rows(tmp_path)) == 6, "the last model is evaluated again"
+    Journal(tmp_path, keep=FirstRows(updates=3, versions=1)).close()
+    assert [(row["round"], row["site"]) for row in rows(tmp_path)] == [
+        (0, "a"),
+        (0, "b"),
+        (0, "global"),
+        (1, "a"),
+    ]
+
+
 def test_resuming_before_the_first_row_starts_an_empty_file(tmp_path: Path) -> None:
-    Journal(tmp_path, resume_round=0).close()
+    Journal(tmp_path, keep=BeforeRound(0)).close()
     assert rows(tmp_path) == []
 
 
