@@ -93,11 +93,11 @@ def row(system: str, trials: Mapping[str, Trials]) -> list[str]:
     mine = trials[system]
     if not mine.runs or mine.fault:
         return [system, *["-"] * (len(COLUMNS) - 2), note(mine)]
-    one = next(iter(mine.runs.values()))
+    one = next(iter(mine.counted.values()))
     cells = [seconds(to_target(one)) if "models" in one.found else "never"]
     cells += [str(one.found.get("models", "-")), seconds(mine.wall_s), seconds(mine.cpu_s)]
     cells += [mebibytes(mine.memory), _times(mine, trials, SCRIPT), _times(mine, trials, FUNCTION)]
-    return [system, *cells, f"best {one.found['best']:.1%}"]
+    return [system, *cells, f"best {one.found['best']:.1%}; {note(mine)}"]
 
 
 def to_target(trial: Trial) -> float:

@@ -8,45 +8,50 @@ folder is named.
 from __future__ import annotations
 
 import argparse
-import importlib
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from benchmarks import results
 
-from . import environments, page, systems
+from . import accuracy, big, environments, page, systems, tasks, trivial
 from .bounded import Bounds
 from .environments import REQUIREMENTS, CannotInstall
 from .page import Table
 from .series import Series
 
 HERE = Path(__file__).parent
-#: Each module has `run(series, repeats) -> list[Table]`.
-SECTIONS = ("trivial", "big", "accuracy", "tasks")
+#: Name on the command line -> what measures.
+SECTIONS: Mapping[str, Callable[[Series, int | None], list[Table]]] = {
+    "trivial": trivial.run,
+    "big": big.run,
+    "accuracy": accuracy.run,
+    "tasks": tasks.run,
+}
 #: The slowest that ends by itself takes 75 s on a quiet machine.
 _LIMIT_S = 180.0
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure what is asked for, all by default."""
+    """Measure what is asked for, all by default; what is done is written after each section."""
     options = parse(arguments)
-    peers = options.peers or list(REQUIREMENTS)
-    pythons, missing = _prepare(peers)
+    pythons, missing = _prepare(options.peers or list(REQUIREMENTS))
     facts = _facts(pythons)
     began, tables = time.monotonic(), list[Table]()
     # On disk, as a tmpfs would count as memory; a short name, as Ray puts sockets there.
     with tempfile.TemporaryDirectory(prefix="peers-", dir=options.scratch) as scratch:
         series = Series(pythons, missing, Path(scratch), Bounds(options.limit))
         for name in options.only or SECTIONS:
-            for table in importlib.import_module(f".{name}", __package__).run(
-                series, options.repeats
-            ):
+            for table in SECTIONS[name](series, options.repeats):
                 tables.append(table)
                 page.show(table)
-    facts["took"] = f"{(time.monotonic() - began) / 60:.1f} minutes"
+            facts["took"] = f"{(time.monotonic() - began) / 60:.1f} minutes"
+            _write(options, facts, tables)
+
+
+def _write(options: argparse.Namespace, facts: dict[str, str], tables: Sequence[Table]) -> None:
     output = options.output
     if output is None and not (options.only or options.peers or options.repeats):
         output = HERE.parent

@@ -47,19 +47,32 @@ class Trials:
     missing: str = ""
 
     @property
+    def counted(self) -> dict[int, Trial]:
+        """The runs that ended well, if any did; else those that did not."""
+        well = {turn: trial for turn, trial in self.runs.items() if not trial.outcome.fault}
+        return well or self.runs
+
+    @property
+    def faults(self) -> list[Outcome]:
+        """The runs that did not end well."""
+        return [trial.outcome for trial in self.runs.values() if trial.outcome.fault]
+
+    @property
     def fault(self) -> str:
-        """Why a run did not end well; empty if all did."""
-        return self.missing or next((t.outcome.fault for t in self.runs.values()), "")
+        """Why there is no run that ended well; empty if there is one."""
+        if self.missing or not self.runs:
+            return self.missing
+        return next(iter(self.counted.values())).outcome.fault
 
     @property
     def wall_s(self) -> float:
         """The median."""
-        return statistics.median(trial.outcome.wall_s for trial in self.runs.values())
+        return statistics.median(trial.outcome.wall_s for trial in self.counted.values())
 
     @property
     def cpu_s(self) -> float:
         """The median."""
-        return statistics.median(trial.outcome.cpu_s for trial in self.runs.values())
+        return statistics.median(trial.outcome.cpu_s for trial in self.counted.values())
 
     @property
     def memory(self) -> int:
@@ -77,13 +90,14 @@ class Trials:
 
     def due(self) -> bool:
         """Whether to run it once more: not after a fault or a long run."""
-        return not self.fault and all(t.outcome.wall_s <= ONCE_S for t in self.runs.values())
+        slow = any(trial.outcome.wall_s > ONCE_S for trial in self.runs.values())
+        return not (slow or self.missing or self.faults)
 
 
 def ratio_of_pairs(measured: Trials, base: Trials, value: Callable[[Trial], float]) -> float | None:
     """The median, over the turns that both took, of what the one measured over the other."""
-    turns = measured.runs.keys() & base.runs.keys()
-    pairs = [(value(measured.runs[turn]), value(base.runs[turn])) for turn in turns]
+    ones, others = measured.counted, base.counted
+    pairs = [(value(ones[turn]), value(others[turn])) for turn in ones.keys() & others.keys()]
     return statistics.median(one / other for one, other in pairs) if pairs else None
 
 
@@ -116,7 +130,7 @@ class Series:
         trials = {name: Trials() for name in names}
         for turn in range(repeats):
             for name in names:
-                if trials[name].due():
+                if trials[name].due() and not (turn and name == WARM):  # it is two runs
                     trials[name].runs[turn] = self._once(name, work, read)
         for name in names:
             if not trials[name].fault and trials[name].wall_s <= _CLOSE_LOOK_S:
@@ -128,16 +142,27 @@ class Series:
         folder = self.scratch / str(sum(1 for _ in self.scratch.iterdir()))
         folder.mkdir()
         work = replace(work, folder=str(folder))
-        outcome = run(call(name, self.pythons[name], work), self.bounds, *rest)
-        outcome = corrected(name, work, outcome)
-        found: dict[str, Any] = {}
-        if read is not None and not outcome.fault:
-            found = read(work, outcome)
+        trial = self._trial(name, work, read, *rest)
+        outcome = trial.outcome
         told = outcome.fault or f"{outcome.wall_s:.2f} s"
         print(f"  {work.task}, {work.clients} clients, {name}: {told}", file=sys.stderr)
         for path in folder.iterdir():
             shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
-        return Trial(outcome, found)
+        return trial
+
+    def _trial(self, name: str, work: Work, read: Reader | None, *rest: float) -> Trial:
+        """A run that cannot begin, or whose figures cannot be read, has failed like any other."""
+        try:
+            outcome = run(call(name, self.pythons[name], work), self.bounds, *rest)
+        except OSError as error:
+            return Trial(Outcome(0.0, 0.0, 0.0, Peaks(), f"did not begin: {error}", ""), {})
+        outcome = corrected(name, work, outcome)
+        if read is None or outcome.fault:
+            return Trial(outcome, {})
+        try:
+            return Trial(outcome, read(work, outcome))
+        except (OSError, ValueError, LookupError) as error:
+            return Trial(replace(outcome, fault=f"told no figures: {error}"), {})
 
 
 def corrected(name: str, work: Work, outcome: Outcome) -> Outcome:

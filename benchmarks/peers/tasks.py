@@ -55,7 +55,7 @@ def row(system: str, trials: Mapping[str, Trials]) -> list[str]:
     limit = ">= 2 x" if system == "pfl" else ""
     if not mine.runs or mine.fault:
         return [system, *["-"] * (len(COLUMNS) - 3), limit, note(mine)]
-    all_s = [task_s(trial) for trial in mine.runs.values()]
+    all_s = [task_s(trial) for trial in mine.counted.values()]
     found = None if base.fault else ratio_of_pairs(mine, base, task_s)
     times = "-" if found is None else ratio(found, 1)
     runs = ", ".join(f"{1000 * one:.3f}" for one in all_s) + " ms"

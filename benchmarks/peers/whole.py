@@ -8,6 +8,7 @@ from typing import Any
 
 from benchmarks.results import mebibytes, ratio, seconds
 
+from .bounded import Outcome
 from .page import Table, last_words
 from .series import Trials, ratio_of_pairs, wall
 from .systems import FUNCTION, SCRIPT
@@ -55,15 +56,19 @@ def _memories(mine: Trials, base: Trials | None) -> str:
 
 
 def note(trials: Trials) -> str:
-    """What went wrong, or the time of each run."""
+    """The time of each run, and what went wrong with those that failed."""
     if trials.missing:
         return last_words(trials.missing)
-    if trials.fault:
-        last = list(trials.runs.values())[-1].outcome
-        said = "" if trials.fault.startswith("stopped") else f": {last_words(last.said)}"
-        return trials.fault + said
-    runs = [trial.outcome.wall_s for trial in trials.runs.values()]
-    return "one run" if len(runs) == 1 else ", ".join(f"{wall_s:.2f}" for wall_s in runs) + " s"
+    walls = [t.outcome.wall_s for t in trials.runs.values() if not t.outcome.fault]
+    parts = [", ".join(f"{wall_s:.2f}" for wall_s in walls) + " s"] if len(walls) > 1 else []
+    parts += ["one run"] if len(walls) == 1 else []
+    return "; ".join([*parts, *map(_what_went_wrong, trials.faults)])
+
+
+def _what_went_wrong(outcome: Outcome) -> str:
+    """A fault, with the last that the run printed unless it was stopped in the middle."""
+    said = "" if outcome.fault.startswith("stopped") else last_words(outcome.said)
+    return f"{outcome.fault}: {said}" if said else outcome.fault
 
 
 def told(trials: Trials) -> dict[str, Any]:

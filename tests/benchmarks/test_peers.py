@@ -69,6 +69,15 @@ def test_a_run_that_was_stopped_is_told_with_what_was_measured_until_then() -> N
     assert row[-1] == "stopped after 180 s"
 
 
+def test_runs_that_ended_well_count_beside_one_that_did_not() -> None:
+    peer, late = trials(20, 24), trials(180, fault="stopped after 180 s")
+    peer.runs[2] = late.runs[0]
+    row = rows(peer=peer)["peer"]
+    assert row[1] == "22.00 s"
+    assert row[5] == "11.00 x"
+    assert row[-1] == "20.00, 24.00 s; stopped after 180 s"
+
+
 def test_the_time_of_a_run_that_failed_is_not_told() -> None:
     row = rows(peer=trials(1, fault="ended with 1", said="a\n\x1b[91mOops | no\x1b[0m\n\n"))["peer"]
     assert row[1] == "failed"
@@ -222,6 +231,17 @@ def test_systems_take_turns_and_are_looked_at_closely_last(
     assert order == ["covey", "nvflare", "pfl", "covey", "pfl", "covey*", "pfl*"]
     assert found["nvflare"].fault == "ended with 1"
     assert found["flwr"].missing == "cannot be installed"
+
+
+def test_a_run_that_cannot_begin_or_tells_no_figures_has_failed(
+    tmp_path: Path, outcomes: Callable[[dict[str, str]], list[str]]
+) -> None:
+    pythons = {"pfl": tmp_path / "nothing"}
+    found = Series(pythons, {}, tmp_path, Bounds(60)).take_turns(WORK, 2)
+    assert found["pfl"].fault.startswith("did not begin")
+    outcomes({})
+    found = Series(pythons, {}, tmp_path, Bounds(60)).take_turns(WORK, 2, tasks.read)
+    assert found["pfl"].fault.startswith("told no figures")
 
 
 def test_flwr_failed_if_its_server_did_not_reach_its_end(
