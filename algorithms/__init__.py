@@ -10,7 +10,7 @@ from __future__ import annotations
 from .aggregation import Accumulator, Aggregation, UpdateInfo, WeightedAggregation
 from .apply import apply
 from .asynchronous import AsynchronousAggregation
-from .buffer import Buffer, Sums
+from .buffer import Addend, Buffer, Sums
 from .errors import (
     AlgorithmError,
     BadHeader,
@@ -52,6 +52,7 @@ __all__ = [
     "Accumulator",
     "Adagrad",
     "Adam",
+    "Addend",
     "Aggregation",
     "AlgorithmError",
     "AsynchronousAggregation",

@@ -17,11 +17,11 @@ from __future__ import annotations
 import bisect
 import itertools
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
-from .accumulate import LARGEST_WEIGHT, Adder, judge
+from .accumulate import LARGEST_NUMBER, LARGEST_WEIGHT, Adder, judge
 from .errors import BadUpdate, NonFiniteUpdate, SumsOutstanding
 from .linear import Tally
 from .tensors.dtypes import DType, Lanes
@@ -94,17 +94,19 @@ class Sums:
         first = (position - run.start) // run.dtype.storage.itemsize
         return self._arrays[which][first : first + count]
 
-    def add(self, update: Blob, weight: float, staleness: int, adder: Adder) -> None:
-        """Add an update that has been checked."""
+    def add(self, addends: Sequence[Addend], adder: Adder) -> None:
+        """Add updates that have been checked, as one after the other."""
         fresh = not self.stalenesses
         with np.errstate(all="ignore"):  # a sum that leaves its range is found by the step
             for run, total in zip(self._runs, self._arrays, strict=True):
                 if run.dtype.kind == "bool":
-                    np.copyto(total, run.of(update))
+                    np.copyto(total, run.of(addends[-1].update))
                 else:
-                    adder.add(run.dtype, run.of(update), weight, total, fresh)
-        self.stalenesses.append(staleness)
-        self.weight += weight
+                    weighted = [(run.of(each.update), each.weight) for each in addends]
+                    adder.add_all(run.dtype, weighted, total, fresh)
+        for each in addends:
+            self.stalenesses.append(each.staleness)
+            self.weight += each.weight
 
     def clear(self) -> None:
         """Forget what was summed; the next update overwrites it."""
@@ -113,6 +115,20 @@ class Sums:
 
     def __repr__(self) -> str:
         return f"<Sums of {len(self.stalenesses)} updates, weight {self.weight:g}>"
+
+
+class Addend(NamedTuple):
+    """An update that shall be added.
+
+    Attributes:
+        update: Its blob, in the buffer's layout: the header is not read.
+        weight: What the rule's `weigh` gave for it.
+        staleness: Versions that the model has advanced since it started.
+    """
+
+    update: Blob
+    weight: float
+    staleness: int = 0
 
 
 class Buffer:
@@ -152,12 +168,12 @@ class Buffer:
         *,
         site: str = "",
         staleness: int = 0,
-        checked: bool = False,
+        bound: float | None = None,
     ) -> None:
         """Add weight x update, whole; then the update may go.
 
         Takes one pass over the update and the sums, and one more over the update before it unless
-        it is checked.
+        its bound is known.
 
         Args:
             update: Its blob, in this buffer's layout: the header is not read.
@@ -165,33 +181,59 @@ class Buffer:
             params_type: What the update holds.
             site: Who sent it; named in errors.
             staleness: Versions that the model has advanced since it started.
-            checked: Whether `check` has passed, with this weight.
+            bound: As for `check`.
 
         Raises:
             NonFiniteUpdate: As `check`.
-            BadUpdate: As `check`; or it is a model where differences are summed, or the reverse.
+            BadUpdate: As `check`.
         """
-        if params_type != self.params_type:
-            kinds = f"{params_type} update; this rule needs {self.params_type}"
-            raise BadUpdate("", f"{site} sent a {kinds}")
-        if not checked:
-            self.check(update, weight, site)
-        self._filling.add(update, weight, staleness, self._adder)
+        self.check(update, weight, params_type, site=site, bound=bound)
+        self.add_all((Addend(update, weight, staleness),))
 
-    def check(self, update: Blob, weight: float, site: str = "") -> None:
+    def add_all(self, addends: Sequence[Addend]) -> None:
+        """Add updates that have passed `check`, with these weights; then they may go.
+
+        The sums come to the same bits as one by one, but pass through memory once for all of
+        them.
+        """
+        if addends:
+            self._filling.add(addends, self._adder)
+
+    def check(
+        self,
+        update: Blob,
+        weight: float,
+        params_type: ParamsType,
+        *,
+        site: str = "",
+        bound: float | None = None,
+    ) -> None:
         """Look for what would spoil the sums; changes nothing, so any thread may do it.
+
+        Args:
+            update: Its blob.
+            weight: What the rule's `weigh` gave for it.
+            params_type: What the update holds.
+            site: Who sent it; named in errors.
+            bound: No float in it has a larger magnitude; None if that is to be looked at.
 
         Raises:
             NonFiniteUpdate: Names the site and the tensor with NaN, infinity or numbers that are
                 too large to be summed.
-            BadUpdate: The update has another size, or the weight is negative, too large or NaN.
+            BadUpdate: The update has another size, or the weight is negative, too large or NaN;
+                or it is a model where differences are summed, or the reverse.
         """
+        if params_type != self.params_type:
+            kinds = f"{params_type} update; this rule needs {self.params_type}"
+            raise BadUpdate("", f"{site} sent a {kinds}")
         if not 0.0 <= weight <= LARGEST_WEIGHT:
             why = f"{site} has a weight of {weight}; must be >= 0 and <= {LARGEST_WEIGHT:.0e}"
             raise BadUpdate("", why)
         size = memoryview(update).nbytes
         if size != self.layout.size:
             raise BadUpdate("", f"{site} sent {size} bytes, expected {self.layout.size}")
+        if bound is not None and bound * weight <= LARGEST_NUMBER:
+            return
         for run in self._runs:
             if judge(run.dtype, run.of(update), weight, run.sum_type):
                 raise _blame(run, update, weight, site)

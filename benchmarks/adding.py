@@ -43,10 +43,10 @@ def adding(mebibytes: int, turns: int) -> dict[str, Any]:
     update, warm = blob_of(layout), bytearray(layout.size)
     buffer = Buffer(layout)
     contenders: dict[str, Callable[[], object]] = {
-        "add": lambda: buffer.add(update, 0.7, _DIFF),
-        "add, checked before": lambda: buffer.add(update, 0.7, _DIFF, checked=True),
-        "add of weight 1, checked before": lambda: buffer.add(update, 1.0, _DIFF, checked=True),
-        "check": lambda: buffer.check(update, 0.7),
+        "add, bound unknown": lambda: buffer.add(update, 0.7, _DIFF),
+        "add": lambda: buffer.add(update, 0.7, _DIFF, bound=1.0),
+        "add of weight 1": lambda: buffer.add(update, 1.0, _DIFF, bound=1.0),
+        "check": lambda: buffer.check(update, 0.7, _DIFF),
     }
     return beside(lambda: copy(warm, update), contenders, layout.data_size, turns)
 

@@ -54,20 +54,27 @@ class Blob:
 
     A blob is a context manager that closes itself. Views taken of `buffer` stay valid after
     `close`: the memory is given back with the last of them.
+
+    Attributes:
+        bound: No float in it has a larger magnitude, as whoever made the bytes here has seen;
+            None if nobody has looked. It never comes from another process.
     """
 
-    __slots__ = ("_map", "_path", "_size", "_view")
+    __slots__ = ("_map", "_path", "_size", "_view", "bound")
 
     def __init__(self, view: memoryview, region: mmap.mmap | None, path: Path | None) -> None:
         self._view: memoryview | None = view
         self._map = region
         self._path = path
         self._size = view.nbytes
+        self.bound: float | None = None
 
     @classmethod
-    def of_bytes(cls, data: bytes | bytearray | memoryview) -> Blob:
+    def of_bytes(cls, data: bytes | bytearray | memoryview, bound: float | None = None) -> Blob:
         """Take bytes in memory, without a copy; whoever made them must not change them."""
-        return cls(memoryview(data).toreadonly().cast("B"), None, None)
+        blob = cls(memoryview(data).toreadonly().cast("B"), None, None)
+        blob.bound = bound
+        return blob
 
     @classmethod
     def of_file(cls, path: Path) -> Blob:

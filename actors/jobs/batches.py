@@ -213,11 +213,12 @@ class _Call:
         metrics = _by_site(model.metrics or {}, count)
         weights = _by_site({WEIGHT_KEY: model.meta.get(WEIGHT_KEY, 1.0)}, count)
         rows, unfit = None, dict[int, BadUpdate]()
+        bounds: Sequence[float | None] = [None] * count
         if first.task.name == "train":
             rows, unfit = _cut(stack, model, count)
         kind: Literal["FULL", "DIFF"] = "DIFF" if model.params_type == "DIFF" else "FULL"
         if rows is not None and first.difference and kind == "FULL":
-            stack.subtract(rows, self._model)
+            bounds = stack.subtract(rows, self._model)
             kind = "DIFF"
         seconds = (time.perf_counter() - began) / count
         made: list[Made | Exception] = []
@@ -225,7 +226,7 @@ class _Call:
             if i in unfit:
                 made.append(self._failure(self._places[i], unfit[i]))
                 continue
-            blob = None if rows is None else Blob.of_bytes(rows[i].tobytes())
+            blob = None if rows is None else Blob.of_bytes(rows[i].tobytes(), bounds[i])
             made.append(Made(blob, kind, weights[i][WEIGHT_KEY], metrics[i], seconds))
         return made
 

@@ -31,7 +31,7 @@ async def changed(new: Blob, old: Blob) -> Blob:
 
 
 def _subtract(new: Blob, old: Blob) -> Blob:
-    return Blob.of_bytes(difference(_layout(new), new.buffer, _layout(old), old.buffer))
+    return Blob.of_bytes(*difference(_layout(new), new.buffer, _layout(old), old.buffer))
 
 
 def _layout(blob: Blob) -> Layout:

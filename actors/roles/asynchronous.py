@@ -8,31 +8,29 @@ and versions (`leases.py`, `versions.py`), virtual time (`virtual.py`).
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
+from collections import Counter, deque
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from random import Random
 from typing import Final
 
 from covey.algorithms import AsynchronousAggregation, derive
 
 from ..downloads.blobs import BlobRef
-from ..runtime import ActorError, AskTimeout, MailboxFull, Ref, Rejected, RemoteError, Stopped
+from ..runtime import ActorError, Rejected
 from .buffering import BufferedAggregator, BufferPlan, Intake
 from .employment import PUSH_TIMEOUT_S, RETRY_S
+from .filling import Done, Filling, gone, refusal
 from .job import Job
 from .leases import Lease, Leases
 from .messages import (
     Advanced,
     Assign,
     Counted,
+    Entered,
     Failure,
-    Fill,
-    Filled,
-    Flush,
     Flushed,
-    Follow,
     Submit,
     Taken,
     Update,
@@ -43,8 +41,8 @@ from .versions import Version, Versions
 
 # A kill costs the work since the last commit; a commit costs as much as a small version.
 COMMIT_EVERY_S: Final = 1.0
-# Adding an update takes as long as it takes; the aggregator's end would end the wait.
-FILL_TIMEOUT_S: Final = 600.0
+# Updates that are added in one go: they pass through memory as one, and are held until then.
+COUNTED_AT_ONCE: Final = 32
 # Sites that are named where there may be thousands.
 NAMED: Final = 5
 
@@ -84,15 +82,19 @@ class AsynchronousTraining:
         self.idle: list[str] = []
         self._models: dict[int, BlobRef] = {}
         self._in_a_row: Counter[str] = Counter()
-        # Leases whose answers are being counted, and sites that were lost meanwhile.
+        # Answers that wait to be counted, in the order in which they came; the leases of those and
+        # of the ones that are being counted; sites that were lost meanwhile.
+        self._uncounted: deque[tuple[Lease, Update | Failure]] = deque()
         self._under_way: dict[int, None] = {}
+        self._count_due = False
         self._counting = asyncio.Lock()
+        #: Updates that the next version can take, as the aggregator said last.
+        self.room = 1
         self._lost_meanwhile: dict[str, Failure] = {}
         # How often a site has had a version, of the versions at work.
         self._given: dict[int, Counter[str]] = {}
         # Versions that were heard of before the one that comes before them.
         self._early: dict[int, Advanced] = {}
-        self._flushes = 0
         self._judged = self._closed = False
         # Leases that have run out, by sites that have not answered yet. They get another one in
         # as much time again: some have never got their task, from others it is taken away.
@@ -105,7 +107,7 @@ class AsynchronousTraining:
         #: Done with the next version, where somebody waits for it.
         self.news: asyncio.Future[None] | None = None
         self._versions: Versions
-        self._aggregator: Ref[BufferedAggregator]
+        self._filling: Filling
         self._progress = job.plan.progress
         self._progress.updates = self._progress.updates or 0
 
@@ -124,9 +126,10 @@ class AsynchronousTraining:
             checkpoint=plan.checkpoint,
         )
         intake = Intake(buffer, plan.version)
-        self._aggregator = await self.job.ctx.spawn(
+        aggregator = await self.job.ctx.spawn(
             lambda: BufferedAggregator(buffer, intake), name="aggregator"
         )
+        self._filling = Filling(self.job.ctx, aggregator)
 
     async def work(self) -> None:
         """Train until the last version is made, or one is good enough."""
@@ -251,79 +254,94 @@ class AsynchronousTraining:
             # The site has kept its word, and need not wait until its update is counted.
             self._under_way[lease.id] = None
             self.leases.stop_clock(lease.id)
-            self.job.ctx.run(self._count(lease, msg.outcome), partial(self._counted, lease))
+            self._uncounted.append((lease, msg.outcome))
+            if not self._count_due:
+                self._count_due = True
+                self.job.ctx.run(self._count(), self._counted)
         return Counted("accepted")
 
-    async def _count(self, lease: Lease, outcome: Update | Failure) -> None:
-        async with self._counting:  # in the order in which they came
-            await self.answer(lease, outcome)
+    async def _count(self) -> None:
+        """Count the answers that wait, in their order; updates that came together, together."""
+        async with self._counting:
+            while self._uncounted:
+                updates: list[Done] = []
+                while self._uncounted and len(updates) < COUNTED_AT_ONCE:
+                    lease, outcome = self._uncounted.popleft()
+                    if isinstance(outcome, Failure):
+                        await self._count_now(updates)
+                        updates = []
+                        self._end_in_failure(lease, outcome)
+                        self._over_with(lease)
+                    else:
+                        updates.append(Done(lease, outcome))
+                await self._count_now(updates)
 
-    def _counted(self, lease: Lease, result: Exception | None) -> None:
+    async def _count_now(self, updates: Sequence[Done]) -> None:
+        await self.count(updates)
+        for done in updates:
+            self._over_with(done.lease)
+        self.fill_places()
+
+    def _over_with(self, lease: Lease) -> None:
+        """An answer has been dealt with."""
         del self._under_way[lease.id]
-        if result is not None:
-            self._gone(result)
         lost = self._lost_meanwhile.pop(lease.site, None)
         if lost is not None:
             self.lose(lease.site, lost)
+
+    def _counted(self, result: Exception | None) -> None:
+        self._count_due = False
+        if result is not None:
+            self._gone(result)
         self.fill_places()
 
-    async def answer(self, lease: Lease, outcome: Update | Failure) -> None:
-        """A site has answered under its lease: count what it made, and set it free."""
-        if isinstance(outcome, Failure):
-            self._end_in_failure(lease, outcome)
+    async def count(self, updates: Sequence[Done]) -> None:
+        """Have updates added, and tell of them."""
+        if not updates:
             return
         try:
-            await self._answer(lease, outcome)
+            filled = await self._filling.fill(updates)
+            for done, entered in zip(updates, filled.entered, strict=True):
+                self.enter(done, entered)
+            for advanced in filled.made:
+                self._advance(advanced)
+            self.room = filled.room
+            await self.wait_for(filled.version)
         finally:
-            if outcome.tensors is not None:  # it is in the sum, or will never be
-                self.job.plan.blobs.release(outcome.tensors.rid)
+            for done in updates:
+                if done.update.tensors is not None:  # it is in the sum, or will never be
+                    self.job.plan.blobs.release(done.update.tensors.rid)
 
-    async def _answer(self, lease: Lease, outcome: Update) -> None:
-        filled = await self._fill(Fill(lease.site, lease.id, lease.version, outcome))
-        if filled.verdict in ("accepted", "duplicate"):
-            self._end_in_update(lease, outcome, filled)
-        elif filled.verdict == "late":
-            self.leases.settle(lease.id)
-        else:
-            self._progress.stale += filled.verdict == "stale"
-            kind = "Stale" if filled.verdict == "stale" else "BadUpdate"
-            self._end_in_failure(lease, Failure(kind, filled.text, fatal=False))
-        if filled.made is not None:
-            self._advance(filled.made)
-        elif filled.steps:
-            await self.wait_for(lease.version + filled.staleness + 1)
+    def enter(self, done: Done, entered: Entered) -> None:
+        """The aggregator has taken an update, or refused it: its site is free."""
+        lease = done.lease
+        if self.leases.get(lease.id) is None:
+            return  # it had been taken, and only the word of it was lost
+        failure = refusal(entered)
+        if failure is not None:
+            self._progress.stale += entered.verdict == "stale"
+            self._end_in_failure(lease, failure)
+            return
+        self.leases.settle(lease.id)
+        if entered.verdict != "late":
+            self.tell_update(done, entered.staleness)
+            self._free(lease.site)
 
     async def wait_for(self, version: int) -> None:
         """A thread makes a version: nobody waits for it."""
 
-    async def _fill(self, fill: Fill) -> Filled:
-        """Have the aggregator take an update, over a crash of it too: a lease counts once."""
-        pause, longest = RETRY_S
-        while True:
-            try:
-                return await self._aggregator.ask(fill, timeout=FILL_TIMEOUT_S)
-            except Stopped as error:
-                raise Rejected("aggregator", f"the aggregator is gone: {error}") from error
-            except (AskTimeout, MailboxFull, RemoteError):
-                await asyncio.sleep(pause * self.job.ctx.rng.uniform(0.5, 1.0))
-                pause = min(longest, pause * 2)
-
-    def _end_in_update(self, lease: Lease, update: Update, filled: Filled) -> None:
-        if self.leases.settle(lease.id) is None:
-            return  # it had been taken, and only the word of it was lost
-        job, site = self.job, lease.site
+    def tell_update(self, done: Done, staleness: int) -> None:
+        """An update counts."""
+        job, lease, update = self.job, done.lease, done.update
+        site = lease.site
         self._in_a_row.pop(site, None)
         if update.evaluates:
             job.plan.progress.evaluators[site] = None
-        took = None if self.time is None else self.time - lease.began
-        job.telling.update("train", lease.version, site, update, filled.staleness, took)
+        job.telling.update("train", lease.version, site, update, staleness, done.virtual_s)
         job.telling.touch()
         self._judge(
-            self._versions.answer(
-                lease.version, site, update.metrics, update.weight, filled.staleness
-            )
+            self._versions.answer(lease.version, site, update.metrics, update.weight, staleness)
         )
-        self._free(site)
 
     def _end_in_failure(self, lease: Lease, failure: Failure) -> None:
         """Nothing comes of a task: set its site free."""
@@ -433,20 +451,8 @@ class AsynchronousTraining:
 
     async def _follow(self, version: int) -> None:
         """Hear of versions that are made in a thread, over crashes of the aggregator too."""
-        pause, longest = RETRY_S
-        while not self.over:
-            try:
-                news = self._aggregator.stream(Follow(version), timeout=FILL_TIMEOUT_S)
-                async with news:
-                    async for advanced in news:
-                        version = advanced.version
-                        pause = RETRY_S[0]
-                        self._advance(advanced)
-            except AskTimeout:
-                continue  # there was none for long
-            except RemoteError:
-                await asyncio.sleep(pause * self.job.ctx.rng.uniform(0.5, 1.0))
-                pause = min(longest, pause * 2)
+        async for advanced in self._filling.follow(version):
+            self._advance(advanced)
 
     def _followed(self, result: Exception | None) -> None:
         if isinstance(result, Exception):
@@ -455,9 +461,7 @@ class AsynchronousTraining:
     def _gone(self, error: Exception) -> None:
         """The aggregator has crashed too often."""
         if not self.over:
-            if not isinstance(error, Rejected):
-                error = Rejected("aggregator", f"the aggregator is gone: {error}")
-            self._over.set_exception(error)
+            self._over.set_exception(gone(error))
 
     def _advance(self, advanced: Advanced) -> None:
         """A new version is there: the next to be free gets it."""
@@ -520,22 +524,11 @@ class AsynchronousTraining:
         self.job.commit(self.job.version, keep=self._models)
 
     async def flush(self, *, last: bool = False, drop: bool = False) -> Flushed:
-        """Have a version made of a part-filled buffer, over a crash of the aggregator too."""
-        self._flushes += 1
-        msg = Flush(self._flushes, self.job.version, last, drop)
-        pause, longest = RETRY_S
-        while True:
-            try:
-                flushed = await self._aggregator.ask(msg, timeout=FILL_TIMEOUT_S)
-            except Stopped as error:
-                raise Rejected("aggregator", f"the aggregator is gone: {error}") from error
-            except (AskTimeout, MailboxFull, RemoteError):
-                await asyncio.sleep(pause * self.job.ctx.rng.uniform(0.5, 1.0))
-                pause = min(longest, pause * 2)
-            else:
-                for advanced in flushed.made:
-                    self._advance(advanced)
-                return flushed
+        """Have a version made of a part-filled buffer."""
+        flushed = await self._filling.flush(self.job.version, last=last, drop=drop)
+        for advanced in flushed.made:
+            self._advance(advanced)
+        return flushed
 
     # The end ---------------------------------------------------------------
 

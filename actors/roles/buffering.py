@@ -20,6 +20,7 @@ from functools import partial
 from typing import Final
 
 from covey.algorithms import (
+    Addend,
     AlgorithmError,
     AsynchronousAggregation,
     BadSetting,
@@ -37,7 +38,7 @@ from ..downloads.errors import BlobError
 from ..jobs.checkpoint import Checkpoint
 from ..runtime import Actor, Message, Rejected, handles
 from .aggregator import INLINE_BYTES, check_update, write_all
-from .messages import Advanced, Fill, Filled, Flush, Flushed, Follow
+from .messages import Advanced, Entered, Fill, Filled, Flush, Flushed, Follow, Leased
 
 # Leases that are remembered once they have counted: an update is sent again within seconds.
 REMEMBERED: Final = 4096
@@ -85,15 +86,30 @@ class BufferPlan:
         object.__setattr__(self, "answers", self.rule.answers(self.layout))
 
 
+@dataclass(slots=True)
+class Adding:
+    """Updates that go into the sum together.
+
+    Attributes:
+        leases: Theirs.
+        addends: The updates, each found fit.
+        thread: The end of the thread that adds them, None before there is one.
+    """
+
+    leases: list[int] = field(default_factory=list[int])
+    addends: list[Addend] = field(default_factory=list[Addend])
+    thread: asyncio.Future[None] | None = None
+
+
 class Intake:
     """What an aggregator has taken and made, beyond any one of its lives.
 
     Attributes:
         version: The newest version.
         steps: Versions made or being made.
-        counted: Leases whose update is in a sum or in a version; the latest of them.
+        counted: Leases whose update is in a sum or in a version, and its staleness; the latest.
         stalenesses: Of the updates in the sum.
-        adding: The lease whose update is being added now, its staleness, and the thread's end.
+        adding: The updates that are being added now.
         lost: Updates that had counted and are in no version.
         made: The latest versions, oldest first.
         making: The version being made in a thread.
@@ -108,21 +124,22 @@ class Intake:
         self.buffer = Buffer(plan.answers, plan.rule.params_type)
         self.state = new_state(plan.layout, plan.rule)
         plan.checkpoint.load_arrays(version, self.state)
-        self.counted: dict[int, None] = {}
+        self.counted: dict[int, int] = {}
         self.stalenesses: list[int] = []
-        self.adding: tuple[int, int, asyncio.Future[None] | None] | None = None
+        self.adding: Adding | None = None
         self.lost = 0
         self.made: deque[Advanced] = deque(maxlen=TOLD)
         self.making: asyncio.Future[Advanced] | None = None
         self.flushed: tuple[int, Flushed] | None = None
         self.closed = False
 
-    def count(self, lease: int, staleness: int) -> None:
-        """An update is in the sum."""
+    def count(self, adding: Adding) -> None:
+        """Updates are in the sum."""
         self.adding = None
-        self.stalenesses.append(staleness)
-        self.counted[lease] = None
-        if len(self.counted) > REMEMBERED:
+        stalenesses = [addend.staleness for addend in adding.addends]
+        self.stalenesses += stalenesses
+        self.counted.update(zip(adding.leases, stalenesses, strict=True))
+        while len(self.counted) > REMEMBERED:
             del self.counted[next(iter(self.counted))]
 
     def drop(self) -> int:
@@ -146,7 +163,7 @@ class BufferedAggregator(Actor):
         """Go on where the last life ended."""
         intake, plan = self._intake, self._plan
         if intake.adding is not None:
-            await self._end_adding(*intake.adding)
+            await self._end_adding(intake.adding)
         if intake.making is not None:
             self._await_making(intake.making)
         else:
@@ -154,18 +171,13 @@ class BufferedAggregator(Actor):
         if plan.period_s is not None:
             self.ctx.every(plan.period_s, StepDue())
 
-    async def _end_adding(
-        self, lease: int, staleness: int, thread: asyncio.Future[None] | None
-    ) -> None:
+    async def _end_adding(self, adding: Adding) -> None:
         """The last life ended in the middle of an addition: see what came of it."""
-        intake = self._intake
+        intake, thread = self._intake, adding.thread
         if thread is not None:
             await asyncio.wait([thread])
-        error = RuntimeError() if thread is None or thread.cancelled() else thread.exception()
-        if error is None:
-            intake.count(lease, staleness)
-        elif isinstance(error, AlgorithmError):
-            intake.adding = None  # it was refused, and has left the sum as it was
+        if thread is not None and not thread.cancelled() and thread.exception() is None:
+            intake.count(adding)
         else:
             # A sum cannot be taken apart.
             intake.adding = None
@@ -175,47 +187,75 @@ class BufferedAggregator(Actor):
 
     @handles
     async def fill(self, msg: Fill) -> Filled:
-        """Take an update, unless it has counted, is too stale, or does not fit."""
-        intake, rule = self._intake, self._plan.rule
-        if self._is_repetition(msg):
-            return Filled("duplicate")
-        if rule.one_by_one and intake.making is not None:
+        """Take updates, but for those that have counted, are too stale, or do not fit.
+
+        Those that make no version yet are added together.
+        """
+        intake = self._intake
+        entered: list[Entered] = []
+        made: list[Advanced] = []
+        adding = Adding()
+        for each in msg.updates:
+            entered.append(await self._enter(each, adding))
+            if len(intake.stalenesses) + len(adding.leases) >= self._plan.size:
+                await self._add(adding)
+                adding = Adding()
+                advanced = self._step_if_full()
+                if advanced is not None:
+                    made.append(advanced)
+        await self._add(adding)
+        room = max(1, self._plan.size - len(intake.stalenesses))
+        return Filled(tuple(entered), intake.steps, room, tuple(made))
+
+    async def _enter(self, each: Leased, adding: Adding) -> Entered:
+        """Have an update added with others if it is fit for it."""
+        intake, plan = self._intake, self._plan
+        if self._is_repetition(each):
+            return Entered("duplicate", "", intake.counted[each.lease])
+        if plan.rule.one_by_one and intake.making is not None:
             await self._end_making(intake.making)
-        if intake.closed or intake.steps >= self._plan.last:
-            return Filled("late", "the last version is made")
-        staleness = intake.steps - msg.version
+        if intake.closed or intake.steps >= plan.last:
+            return Entered("late", "the last version is made")
+        staleness = intake.steps - each.version
         try:
-            weight = rule.weigh(UpdateInfo(msg.site, msg.update.weight, staleness))
-            blob = check_update(self._plan.blobs, self._plan.answers, msg.update)
-            await self._add(msg, blob, weight, staleness)
+            weight = plan.rule.weigh(UpdateInfo(each.site, each.update.weight, staleness))
+            blob = check_update(plan.blobs, plan.answers, each.update)
+            await self._check(each, blob, weight)
         except TooStale as error:
-            return Filled("stale", str(error), staleness)
+            return Entered("stale", str(error), staleness)
         except BadSetting as error:  # the rule's own fault, and no site's
             raise Rejected(error.setting, str(error)) from error
         except (AlgorithmError, BlobError) as error:
-            intake.adding = None
-            return Filled("refused", str(error), staleness)
-        steps = intake.steps
-        made = self._step_if_full()
-        return Filled("accepted", "", staleness, intake.steps > steps, made)
+            return Entered("refused", str(error), staleness)
+        adding.leases.append(each.lease)
+        adding.addends.append(Addend(blob.buffer, weight, staleness))
+        return Entered("accepted", "", staleness)
 
-    def _is_repetition(self, msg: Fill) -> bool:
-        return msg.lease in self._intake.counted
+    def _is_repetition(self, each: Leased) -> bool:
+        return each.lease in self._intake.counted
 
-    async def _add(self, msg: Fill, blob: Blob, weight: float, staleness: int) -> None:
-        intake = self._intake
-        kind = ParamsType(msg.update.params_type)
-        add = partial(
-            intake.buffer.add, blob.buffer, weight, kind, site=msg.site, staleness=staleness
+    async def _check(self, each: Leased, blob: Blob, weight: float) -> None:
+        kind = ParamsType(each.update.params_type)
+        check = partial(
+            self._intake.buffer.check, blob.buffer, weight, kind, site=each.site, bound=blob.bound
         )
-        intake.adding = (msg.lease, staleness, None)
-        if blob.size <= INLINE_BYTES:
+        if blob.size <= INLINE_BYTES or blob.bound is not None:
+            check()
+        else:
+            await asyncio.get_running_loop().run_in_executor(None, check)
+
+    async def _add(self, adding: Adding) -> None:
+        if not adding.leases:
+            return
+        intake = self._intake
+        add = partial(intake.buffer.add_all, adding.addends)
+        intake.adding = adding
+        if self._plan.answers.size * len(adding.leases) <= INLINE_BYTES:
             add()
         else:
-            thread = asyncio.get_running_loop().run_in_executor(None, add)
-            intake.adding = (msg.lease, staleness, thread)
-            await asyncio.shield(thread)  # which goes on, and is waited for, if this life ends
-        intake.count(msg.lease, staleness)
+            adding.thread = asyncio.get_running_loop().run_in_executor(None, add)
+            await asyncio.shield(adding.thread)  # which goes on, and is waited for, if this ends
+        intake.count(adding)
 
     # Steps -----------------------------------------------------------------
 

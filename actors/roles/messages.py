@@ -276,12 +276,12 @@ class Stepped(Record, id=123):
 
 
 @dataclass(frozen=True, slots=True)
-class Fill(Message["BufferedAggregator", "Filled"], id=130):
-    """One update for the buffer; its lease counts once.
+class Leased(Record, id=136):
+    """An update, and the lease that it was made under.
 
     Attributes:
         site: Who sent it.
-        lease: Number of the lease that it was made under.
+        lease: Number of the lease.
         version: Version of the model that it began from.
         update: The update.
     """
@@ -290,6 +290,13 @@ class Fill(Message["BufferedAggregator", "Filled"], id=130):
     lease: int
     version: int
     update: Update
+
+
+@dataclass(frozen=True, slots=True)
+class Fill(Message["BufferedAggregator", "Filled"], id=130):
+    """Updates for the buffer, in the order in which they came; each lease counts once."""
+
+    updates: tuple[Leased, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,22 +321,35 @@ class Advanced(Record, id=134):
 
 
 @dataclass(frozen=True, slots=True)
-class Filled(Record, id=131):
-    """What became of an update.
+class Entered(Record, id=137):
+    """What became of one update.
 
     Attributes:
         verdict: Whether it counts; "stale" if it began from too old a version.
         text: Why not.
         staleness: Versions that had been made since the one it began from.
-        steps: Whether it made the buffer full, so that a version comes.
-        made: That version, if it is there already.
     """
 
     verdict: Verdict
     text: str = ""
     staleness: int = 0
-    steps: bool = False
-    made: Advanced | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Filled(Record, id=131):
+    """What became of updates.
+
+    Attributes:
+        entered: Of each of them, in their order.
+        version: The newest version, whether it is there or on its way.
+        room: How many more updates make the next one.
+        made: New versions that are there already, oldest first.
+    """
+
+    entered: tuple[Entered, ...]
+    version: int
+    room: int
+    made: tuple[Advanced, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -383,7 +403,9 @@ def role_messages() -> tuple[type[Record], ...]:
         Contribute,
         Step,
         Stepped,
+        Leased,
         Fill,
+        Entered,
         Filled,
         Flush,
         Flushed,

@@ -17,9 +17,10 @@ from typing import Any
 from covey.algorithms import AsynchronousAggregation
 
 from .asynchronous import AsynchronousSettings, AsynchronousTraining
+from .filling import Done, refusal
 from .job import Job
 from .leases import Lease, Leases
-from .messages import Assign, Counted, Failure, Submit, Update
+from .messages import Assign, Counted, Entered, Failure, Submit, Update
 from .synchronous import PUSHED_AT_ONCE, Durations, drawn
 
 
@@ -49,6 +50,9 @@ class VirtualTraining(AsynchronousTraining):
         self._answers: dict[int, asyncio.Future[Update | Failure]] = {}
         self._batched = batched
         self._held: list[tuple[Lease, Assign]] = []
+        # Updates whose time has come, by their sites: as long as they make no version, and their
+        # sites get no other task, nothing depends on them.
+        self._collected: dict[str, Done] = {}
 
     @property
     def time(self) -> float | None:
@@ -61,8 +65,11 @@ class VirtualTraining(AsynchronousTraining):
             await self._begin()
             if self._ends:
                 await self._instant()
+            elif self._collected:
+                await self._count_collected()
             else:
                 await asyncio.wait([self._over])  # nobody is left to work
+        await self._count_collected()
 
     def fill_places(self) -> None:
         """Nobody begins between two instants."""
@@ -71,7 +78,12 @@ class VirtualTraining(AsynchronousTraining):
         """Give work to free sites until enough are at work."""
         begun = 0
         while not self.over and len(self.leases) < self.settings.concurrency and self.idle:
-            self.start(self.draw(), self._time)
+            site = self.draw()
+            if site in self._collected:
+                await self._count_collected()  # a site keeps an update until its next task
+                if self.over or site in self.job.employment.out:
+                    continue
+            self.start(site, self._time)
             begun += 1
             if not begun % PUSHED_AT_ONCE:
                 await asyncio.sleep(0)
@@ -116,11 +128,41 @@ class VirtualTraining(AsynchronousTraining):
             del self._answers[number]
             if lease is None or self.over:
                 continue  # its site was lost meanwhile
-            if slow:
-                text = f"no answer within {self.settings.lease_s:g} s, its lease"
-                await self.answer(lease, Failure("LeaseOver", text, fatal=False))
-            else:
-                await self.answer(lease, answer.result())
+            text = f"no answer within {self.settings.lease_s:g} s, its lease"
+            outcome = Failure("LeaseOver", text, fatal=False) if slow else answer.result()
+            await self._end(lease, outcome)
+
+    async def _end(self, lease: Lease, outcome: Update | Failure) -> None:
+        """A task is over, and its site is free."""
+        if isinstance(outcome, Failure):
+            await self._count_collected()
+            self._end_in_failure(lease, outcome)
+            return
+        self.leases.settle(lease.id)
+        self._free(lease.site)
+        self._collected[lease.site] = Done(lease, outcome, self._time - lease.began)
+        if len(self._collected) >= self.room:
+            await self._count_collected()
+
+    async def _count_collected(self) -> None:
+        """Have updates added that have come since: at the latest when they make a version."""
+        collected, self._collected = self._collected, {}
+        await self.count(list(collected.values()))
+
+    def enter(self, done: Done, entered: Entered) -> None:
+        """See `AsynchronousTraining.enter`; here its site has been free since its time came."""
+        failure, site = refusal(entered), done.lease.site
+        if failure is None:
+            if entered.verdict != "late":
+                self.tell_update(done, entered.staleness)
+            return
+        self._progress.stale += entered.verdict == "stale"
+        if self._fail(done.lease, failure):
+            if site in self.idle:
+                self.idle.remove(site)
+            again = self.leases.revoke(site)
+            if again is not None:
+                self._judge(self._versions.give_up(again.version))
 
     def _set_time(self, time: float) -> None:
         self._time = self.job.plan.progress.time = time
@@ -129,6 +171,7 @@ class VirtualTraining(AsynchronousTraining):
         """Make the versions that are due by the clock before `now`."""
         period = self.settings.period_s
         while period is not None and self._next_step <= now and not self.over:
+            await self._count_collected()
             self._set_time(self._next_step)
             self._next_step += period
             await self.flush()

@@ -78,9 +78,13 @@ class Stack:
                 unfit[i] = error
         return unfit
 
-    def subtract(self, rows: Rows, model: Buffer) -> None:
-        """Make differences to a model of updates that are models, in place."""
-        subtract_rows(self.answers, rows, self.layout, model)
+    def subtract(self, rows: Rows, model: Buffer) -> list[float]:
+        """Make differences to a model of updates that are models, in place.
+
+        Returns:
+            The bound of each row; see `difference`.
+        """
+        return subtract_rows(self.answers, rows, self.layout, model)
 
 
 @lru_cache(maxsize=_KEPT)

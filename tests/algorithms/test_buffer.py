@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from covey.algorithms import (
+    Addend,
     BadSetting,
     BadUpdate,
     Buffer,
@@ -55,6 +58,19 @@ def stepped(old: bytearray, layout: Layout, sums: Sums, rule: Any, **given: Any)
     out = bytearray()
     apply(old, layout, sums, rule, out.extend, **given)
     return out
+
+
+@contextmanager
+def torch_threads(count: int) -> Generator[None]:
+    """Give torch so many threads: it adds where it has one."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 # Summing ---------------------------------------------------------------------
@@ -278,13 +294,65 @@ def test_the_other_kind_of_update_and_another_size_are_refused() -> None:
         buffer.add(b"x", 1.0, DIFF, site="s")
 
 
-def test_what_has_been_checked_is_not_checked_again() -> None:
+@pytest.mark.parametrize("bound", [None, math.inf, math.nan, 1e38])
+def test_a_bound_that_is_unknown_or_too_large_does_not_spare_an_update_the_look(
+    bound: float | None,
+) -> None:
     layout = flat(3)
     buffer, update = Buffer(layout), blob_of(layout, {"x": [1, math.nan, 3]})
     with pytest.raises(NonFiniteUpdate):
-        buffer.check(update, 1.0, "s")
-    buffer.add(update, 1.0, DIFF, checked=True)
+        buffer.add(update, 1.0, DIFF, site="s", bound=bound)
+    assert len(buffer) == 0
+
+
+def test_a_known_bound_spares_the_look_at_the_numbers_and_no_other() -> None:
+    layout = flat(3)
+    buffer, update = Buffer(layout), blob_of(layout, {"x": [1, math.nan, 3]})
+    buffer.add(update, 1.0, DIFF, bound=3.0)  # whoever gives a bound has looked
     assert len(buffer) == 1
+    with pytest.raises(BadUpdate, match="1 bytes"):
+        buffer.add(b"x", 1.0, DIFF, bound=3.0)
+    with pytest.raises(BadUpdate, match="weight"):
+        buffer.add(update, -1.0, DIFF, bound=3.0)
+    with pytest.raises(NonFiniteUpdate):
+        buffer.add(update, 3e32, DIFF, bound=3.0)
+
+
+@given(
+    st.lists(st.floats(0, 3, width=32), min_size=1, max_size=5),
+    st.integers(0, 3),
+    st.sampled_from([1, 7, (1 << 17) + 11]),
+    st.booleans(),
+)
+@settings(deadline=None)
+def test_several_updates_at_once_come_to_the_same_bits_as_one_after_the_other(
+    weights: list[float], before: int, length: int, one_thread: bool
+) -> None:
+    layout = Layout.canonical(
+        [("x", DTYPES["F32"], (length,)), ("h", DTYPES["BF16"], (length,)),
+         ("n", DTYPES["I32"], (3,)), ("m", DTYPES["BOOL"], (2,))], "torch",
+    )  # fmt: skip
+    rng = np.random.default_rng(length + len(weights))
+    updates = [
+        blob_of(layout, {"x": rng.normal(size=length), "h": rng.normal(size=length),
+                         "n": rng.integers(-9, 9, 3), "m": rng.integers(0, 2, 2)})
+        for _ in range(before + len(weights))
+    ]  # fmt: skip
+    one, many = Buffer(layout), Buffer(layout)
+    for update in updates[:before]:
+        one.add(update, 0.3, DIFF)
+        many.add(update, 0.3, DIFF)
+    pairs = zip(updates[before:], weights, strict=True)
+    addends = [Addend(update, weight, i) for i, (update, weight) in enumerate(pairs)]
+    with torch_threads(1 if one_thread else 2):
+        for each in addends:
+            one.add(each.update, each.weight, DIFF, staleness=each.staleness)
+        many.add_all(addends)
+    assert one.tally == many.tally
+    first, second = one.swap(), many.swap()
+    for spec in layout.specs:
+        a, b = (sums.numbers(spec.start, spec.elements) for sums in (first, second))
+        assert a.tobytes() == b.tobytes()
 
 
 # Stepping --------------------------------------------------------------------

@@ -482,13 +482,15 @@ def test_scripts_that_are_slow_or_killed_and_a_crashed_aggregator_lose_and_doubl
 
     async def crashing(self: BufferedAggregator, msg: Fill) -> Filled:
         filled: Filled = await fill(self, msg)
-        calls[filled.verdict] += 1
-        if calls["accepted"] in (2, 7):  # of three that make a version; the answer is lost
+        before = calls["accepted"]
+        calls.update(entered.verdict for entered in filled.entered)
+        # One of three that make a version; the answer is lost.
+        if any(before < number <= calls["accepted"] for number in (2, 7)):
             calls["crashes"] += 1
             if calls["crashes"] <= 2:
+                calls["untold"] += len(msg.updates)
                 raise RuntimeError("injected")
         return filled
-                calls["untold"] += len(msg.updates)
 
     crashing.__annotations__ = fill.__annotations__
     monkeypatch.setattr(BufferedAggregator, "fill", crashing)

@@ -26,8 +26,7 @@ import numpy as np
 from covey.actors.downloads.blobs import Blob
 from covey.actors.jobs.function import FunctionFailed
 from covey.actors.jobs.launchers.errors import Fault, ScriptDied, ScriptError
-from covey.actors.jobs.launchers.script import Outcome
-from covey.actors.jobs.launchers.script import WEIGHT_KEY
+from covey.actors.jobs.launchers.script import WEIGHT_KEY, Outcome
 from covey.algorithms.tensors import Layout, Packer
 from covey.client.messages import Answer, Metric, Task
 

@@ -87,7 +87,8 @@ class CrashingAggregator(BufferedAggregator):
     @handles
     async def fill(self, msg: Fill) -> Filled:
         filled = await super().fill(msg)
-        if CrashingAggregator.crash_due and filled.verdict == "accepted":
+        counts = any(entered.verdict == "accepted" for entered in filled.entered)
+        if CrashingAggregator.crash_due and counts:
             CrashingAggregator.crash_due = False
             raise RuntimeError("drawn")
         return filled

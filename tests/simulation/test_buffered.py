@@ -8,7 +8,7 @@ import pytest
 
 from covey.actors.observe.events import EventKind
 from covey.actors.roles.buffering import BufferedAggregator
-from covey.actors.roles.messages import Fill
+from covey.actors.roles.messages import Leased
 
 from .buffered import run, taken, violations
 from .federation import Account
@@ -45,7 +45,7 @@ def test_a_seed_takes_the_same_way_twice(seed: int) -> None:
 def test_without_its_duplicate_check_the_aggregator_is_found_out(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def never(self: BufferedAggregator, msg: Fill) -> bool:
+    def never(self: BufferedAggregator, each: Leased) -> bool:
         return False
 
     monkeypatch.setattr(BufferedAggregator, "_is_repetition", never)
