@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test check bench bench-peers soak clean
+.PHONY: install demo test check bench bench-peers mutants soak clean
 
 install: $(STAMP)
 
@@ -35,6 +35,9 @@ bench: install  ## measure; writes benchmarks/RESULTS.md
 
 bench-peers: install  ## measure beside the peers, in environments of their own; writes benchmarks/PEERS.md
 	$(BIN)/python -m benchmarks.peers
+
+mutants: install  ## change the mailbox, supervision, buffers and leases; writes tests/mutation/RESULTS.md
+	$(BIN)/python -m tests.mutation
 
 soak: install  ## long runs: 1,000 seeds of a faulty federation
 	$(BIN)/python -m pytest -q -m soak --timeout 3600
