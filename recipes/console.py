@@ -175,6 +175,7 @@ class Console:
                 _sites(data, self._state.failures.sites),
                 _metrics(data.get("metrics", {})),
                 _seconds(data.get("seconds")),
+                _virtual(data),
                 size(data.get("bytes")),
             )
         )
@@ -321,6 +322,8 @@ class _State:
             status = "interrupted"
         early = f" of {self.rounds}, stopped by {stopped}," if stopped else ""
         done = f"{_count(data.get('rounds'), 'round')}{early} in {seconds}"
+        if "virtual_s" in data:
+            done += f", {data['virtual_s']:.4g} s in virtual time"
         lines = [(f"status: {status}, {done}", "green" if completed else "red")]
         if completed:
             lines += [(text, "red") for text in self.failures.closing()]
@@ -411,8 +414,8 @@ def _updates(data: Mapping[str, Any]) -> str:
 
 
 def _virtual(data: Mapping[str, Any]) -> str:
-    """When a version was there, in virtual time."""
-    return f"at {data['virtual_s']:.4g} s" if "virtual_s" in data else ""
+    """When a model was there, in virtual time."""
+    return f"at virtual {data['virtual_s']:.4g} s" if "virtual_s" in data else ""
 
 
 def _metrics(metrics: Mapping[str, float]) -> str:

@@ -217,6 +217,7 @@ class Simulation:
             progress=self._progress,
             record=self._record,
             write=self._journal.flush,
+            virtual=env.durations is not None,
             crashed=partial(self._end_early, RunStatus.FAILED),
             training=self._training(),
             task_deadline_s=recipe.task_timeout,
@@ -369,6 +370,8 @@ class Simulation:
             "best_value": best.value,
             "stopped_by": self._progress.stopped_by,
         }
+        if self._env.durations is not None:
+            data["virtual_s"] = self._progress.time
         self._journal.record(RunEvent(EventKind.RUN_FINISHED, data=data))
 
     async def _end_trackers(self) -> None:
@@ -417,6 +420,7 @@ class Simulation:
             "failures": [_failure(event) for event in self._failures],
             "rounds": final.data["rounds"],
             "seconds": round(final.time - self._began, 3),
+            **_virtual_seconds(final),
             "key_metric": best.key_metric,
             "best_round": best.version,
             "best_value": best.value,
@@ -458,6 +462,11 @@ class Simulation:
 def _console(env: SimEnv) -> Console:
     live = env.sites if env.progress == "live" else ()
     return Console(verbose=env.verbose, failures=False, live=live)
+
+
+def _virtual_seconds(final: RunEvent) -> dict[str, float]:
+    """How long training took in virtual time, where there is one."""
+    return {"virtual_seconds": final.data["virtual_s"]} if "virtual_s" in final.data else {}
 
 
 def _failure(event: RunEvent) -> dict[str, Any]:

@@ -217,6 +217,7 @@ def _site_row(event: RunEvent) -> dict[str, Any]:
         "metrics": _finite(data.get("metrics", {})),
         "weight": _rounded(data.get("weight"), None),
         "seconds": _rounded(data.get("seconds")),
+        **_virtual(data),
     }
 
 
@@ -228,9 +229,17 @@ def _global_row(event: RunEvent) -> dict[str, Any]:
         "task": data.get("task", "train"),
         "metrics": _finite(data.get("metrics", {})),
         "seconds": _rounded(data.get("seconds")),
+        **_virtual(data),
         "best": bool(data.get("best", False)),
     }
 
+
+def _virtual(data: Mapping[str, Any]) -> Mapping[str, float | None]:
+    """Seconds in virtual time, where a run has one."""
+    return {"virtual_seconds": _rounded(data["virtual_s"])} if "virtual_s" in data else _NOTHING
+
+
+_NOTHING: Final[Mapping[str, float | None]] = {}
 
 _ROW_OF: Final = {EventKind.SITE_FINISHED: _site_row, EventKind.ROUND_FINISHED: _global_row}
 

@@ -190,6 +190,7 @@ class JobPlan:
         info: Further data of the first event.
         write: Writes events that were recorded and are held back; raises `OSError`. What is
             committed must not be ahead of what is written.
+        virtual: Whether tasks take virtual time.
     """
 
     id: str
@@ -210,6 +211,7 @@ class JobPlan:
     workflow: Workflow = federated_averaging
     info: Mapping[str, Any] = field(default_factory=dict[str, Any])
     write: Callable[[], None] = _nothing
+    virtual: bool = False
 
 
 @dataclass(frozen=True, slots=True)

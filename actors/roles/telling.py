@@ -193,6 +193,8 @@ class Telling:
             "best_value": best.value,
             "stopped_by": self._plan.progress.stopped_by,
         }
+        if self._plan.virtual:
+            data["virtual_s"] = self._plan.progress.time
         if outcome.failure is not None:
             data |= _place(outcome.failure)
         self._record(EventKind.RUN_FINISHED, outcome.round, outcome.site, data)

@@ -18,8 +18,11 @@ from covey.cli.errors import ExitCode
 from covey.recipes import (
     EventKind,
     FedAvgRecipe,
+    FedBuffRecipe,
     FedEvalRecipe,
+    Fixed,
     JobFailed,
+    Run,
     RunEvent,
     RunStatus,
     SimEnv,
@@ -150,6 +153,33 @@ def test_events_rows_and_summary_have_the_promised_keys(tmp_path: Path) -> None:
     manifest = spans(section(STABILITY, "## The manifest").partition("Keys:")[2])
     assert manifest[: len(config["manifest"])] == list(config["manifest"])
     check_files(folder, set(table))
+
+
+def test_runs_without_rounds_and_in_virtual_time_have_the_further_keys(tmp_path: Path) -> None:
+    common: dict[str, Any] = {"initial_model": {"w": np.zeros(2)}, "train": quietly}
+    recipe = FedBuffRecipe(num_rounds=3, buffer_size=2, **common)
+    env = SimEnv(2, workspace=tmp_path, progress=False, seed=1)
+    by_rounds = FedAvgRecipe(**common).execute(env)
+    plain = recipe.execute(env)
+    virtual = recipe.execute(env.replace(durations=Fixed(1.0)))
+    told = rows(section(STABILITY, "### Keys of some runs alone"))
+    keys = {(spans(row[0])[0], row[1], row[2]) for row in told if row[0].startswith("`")}
+    usual = summary_keys(by_rounds)
+    assert {key for key, where, _ in keys if where == "summary"} == summary_keys(virtual) - usual
+    of_asynchronous = {key for key, _, runs in keys if runs == "asynchronous"}
+    assert of_asynchronous == summary_keys(plain) - usual
+    of_rows = {key for key, where, _ in keys if where == "rows"}
+    usual_of_rows = {key for row in plain.metrics for key in row}
+    assert {key for row in virtual.metrics for key in row} - usual_of_rows == of_rows
+
+
+def quietly(params: dict[str, Any], ctx: TrainContext) -> object:
+    del ctx
+    return params, {"accuracy": 0.5}
+
+
+def summary_keys(run: Run) -> set[str]:
+    return set(json.loads((run.get_result() / "summary.json").read_text()))
 
 
 def check_rows(folder: Path) -> None:
