@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -65,6 +66,56 @@ def test_an_example_runs_by_python_and_prints_status_and_folder(
     assert len(out.splitlines()) <= 30
     if example == "hello_digits":
         check_curves(result, sites, rounds)
+
+
+def copied(tmp_path: Path, example: str) -> Path:
+    folder = tmp_path / example
+    shutil.copytree(
+        EXAMPLES / example, folder, ignore=shutil.ignore_patterns("__pycache__", "covey_runs")
+    )
+    return folder
+
+
+def numbers_in(line: str) -> list[float]:
+    return [float(word) for word in line.split() if re.fullmatch(r"\d+\.\d+", word)]
+
+
+def test_nobody_waits_in_the_example_of_asynchronous_training(tmp_path: Path) -> None:
+    folder = copied(tmp_path, "fedbuff_digits")
+    out = run(folder, sys.executable, "job.py")
+    last = [line for line in out.splitlines() if line.endswith(" virtual seconds")]
+    told = {line.split()[0]: numbers_in(line) for line in last}
+    assert told.keys() == {"FedAvg", "FedBuff"}
+    assert min(accuracy for accuracy, _ in told.values()) >= 0.92
+    assert told["FedBuff"][1] <= 0.35 * told["FedAvg"][1]
+    for job in ("fedavg-digits", "fedbuff-digits"):
+        (result,) = (folder / "covey_runs" / job).glob("*")
+        summary = json.loads((result / "summary.json").read_text())
+        assert summary["status"] == "completed"
+        assert summary["stopped_by"].startswith("stop_cond")
+
+
+def test_covey_run_takes_fedbuff_of_the_example_of_asynchronous_training(tmp_path: Path) -> None:
+    folder = copied(tmp_path, "fedbuff_digits")
+    run(folder, str(COVEY), "run", "--rounds", "5")
+    (result,) = (folder / "covey_runs").glob("*/*")
+    summary = json.loads((result / "summary.json").read_text())
+    assert (summary["name"], summary["status"], summary["rounds"]) == (
+        "fedbuff-digits", "completed", 5,
+    )  # fmt: skip
+
+
+def test_what_helps_where_sites_differ_helps_in_the_example_of_algorithms(tmp_path: Path) -> None:
+    folder = copied(tmp_path, "algorithms_digits")
+    out = run(folder, sys.executable, "job.py")
+    final = {line[:15].rstrip(): numbers_in(line)[-1:] for line in out.splitlines()}
+    accuracy = {name: values[0] for name, values in final.items() if values}
+    assert accuracy.keys() == {"FedAvg", "FedProx", "SCAFFOLD", "FedAdam", "FedOpt, AdamW"}
+    assert accuracy["FedAvg"] >= 0.7
+    assert abs(accuracy["FedProx"] - accuracy["FedAvg"]) <= 0.02
+    for better in ("SCAFFOLD", "FedAdam", "FedOpt, AdamW"):
+        assert accuracy[better] >= accuracy["FedAvg"] + 0.02, out
+    assert len(list(folder.glob("covey_runs/*/*/summary.json"))) == 5
 
 
 def check_curves(result: Path, sites: int, rounds: int) -> None:
