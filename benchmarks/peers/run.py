@@ -64,7 +64,7 @@ def _prepare(peers: Sequence[str]) -> tuple[dict[str, Path], dict[str, str]]:
     """The Python of each system, covey's first; and why others have none."""
     own, missing = systems.own_python(), dict[str, str]()
     pythons: dict[str, Path] = {}
-    for name in (systems.SCRIPT, systems.FUNCTION, systems.LOOP):
+    for name in (systems.SCRIPT, systems.FUNCTION, systems.BATCHED, systems.LOOP):
         pythons[name] = own
     for peer in peers:
         try:

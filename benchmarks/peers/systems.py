@@ -21,6 +21,7 @@ SCRIPT: Final = "covey, script"
 FUNCTION: Final = "covey, function"
 #: Covey's come first: peers are set beside both.
 ALL: Final = (SCRIPT, FUNCTION, *REQUIREMENTS)
+BATCHED: Final = "covey, batched"
 LOOP: Final = "plain loop"
 WARM: Final = "flwr, superlink up"
 
@@ -28,6 +29,7 @@ WARM: Final = "flwr, superlink up"
 WAYS: Final = {
     SCRIPT: "`covey run job.py`, a process for each client; a big model by `python job.py`",
     FUNCTION: "`python function.py`, clients by function in one process",
+    BATCHED: "`python batched.py`, clients by a batched function, up to 256 of them in a call",
     "nvflare": "`FedAvgRecipe` and `SimEnv` with their defaults, a process for each client",
     "flwr": "`flwr run` with its local simulation on Ray and the default resources of a client",
     WARM: "the same a second time, with the superlink that the first time has left",
@@ -42,8 +44,9 @@ def call(system: str, python: Path, work: Work) -> Call:
     variables = _variables(python, work)
     if system == LOOP:
         return Call([str(python), "loop.py"], HERE / "work", variables)
-    if system == FUNCTION:
-        return Call([str(python), "function.py"], folder, variables)
+    if system in (FUNCTION, BATCHED):
+        program = "function.py" if system == FUNCTION else "batched.py"
+        return Call([str(python), program], folder, variables)
     if system == SCRIPT and work.task != "big":
         return Call([*COVEY, "run", "job.py"], folder, variables)
     if system in ("flwr", WARM):

@@ -12,13 +12,15 @@ from benchmarks.results import mebibytes, ratio
 from .bounded import Outcome
 from .page import Table
 from .series import Series, Trial, Trials, ratio_of_pairs
-from .systems import FUNCTION, LOOP
+from .systems import BATCHED, FUNCTION, LOOP
 from .whole import note, told
 from .work.settings import Work
 
 CLIENTS: Final = 1000
 ROUNDS: Final = 5
-COLUMNS = ("system", "per client task", "peak memory", "x covey", "shall be", "note")
+COLUMNS = (
+    "system", "per client task", "peak memory", "/ function", "/ batched", "shall be", "note",
+)  # fmt: skip
 _NOTE: Final = (
     "1,000 clients, 5 rounds; the median round after the first, over its clients. {training}. "
     "Memory is the whole process."
@@ -36,7 +38,7 @@ def run(series: Series, repeats: int | None) -> list[Table]:
 
 def _table(series: Series, training: bool, repeats: int) -> Table:
     work = Work("tasks", CLIENTS, ROUNDS, "", training=training)
-    trials = series.take_turns(work, repeats, read, (FUNCTION, "pfl", LOOP))
+    trials = series.take_turns(work, repeats, read, (FUNCTION, BATCHED, "pfl", LOOP))
     name = f"A client task among 1,000, {'with' if training else 'without'} training"
     rows = [row(system, trials) for system in trials]
     about = _NOTE.format(training=_TRAINING[training])
@@ -51,16 +53,22 @@ def read(work: Work, outcome: Outcome) -> dict[str, Any]:
 
 def row(system: str, trials: Mapping[str, Trials]) -> list[str]:
     """A system's row."""
-    mine, base = trials[system], trials[FUNCTION]
+    mine = trials[system]
     limit = ">= 2 x" if system == "pfl" else ""
     if not mine.runs or mine.fault:
         return [system, *["-"] * (len(COLUMNS) - 3), limit, note(mine)]
     all_s = [task_s(trial) for trial in mine.counted.values()]
-    found = None if base.fault else ratio_of_pairs(mine, base, task_s)
-    times = "-" if found is None else ratio(found, 1)
+    times = [_times(mine, trials.get(base)) for base in (FUNCTION, BATCHED)]
     runs = ", ".join(f"{1000 * one:.3f}" for one in all_s) + " ms"
     shown = f"{1000 * statistics.median(all_s):.3f} ms"
-    return [system, shown, mebibytes(mine.memory), times, limit, runs]
+    return [system, shown, mebibytes(mine.memory), *times, limit, runs]
+
+
+def _times(mine: Trials, base: Trials | None) -> str:
+    if base is None or base.fault:
+        return "-"
+    found = ratio_of_pairs(mine, base, task_s)
+    return "-" if found is None else ratio(found, 1)
 
 
 def task_s(trial: Trial) -> float:

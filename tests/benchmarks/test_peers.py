@@ -14,7 +14,7 @@ from benchmarks.peers import accuracy, page, run, series, systems, tasks, whole
 from benchmarks.peers.bounded import Bounds, Outcome, Peaks
 from benchmarks.peers.page import Table
 from benchmarks.peers.series import Series, Trial, Trials
-from benchmarks.peers.systems import FUNCTION, LOOP, SCRIPT, WARM
+from benchmarks.peers.systems import BATCHED, FUNCTION, LOOP, SCRIPT, WARM
 from benchmarks.peers.work.settings import VARIABLE, Work
 
 MIB = 1 << 20
@@ -135,7 +135,9 @@ def test_mnist_is_measured_where_its_archive_is_named() -> None:
 
 def test_a_client_task_is_set_beside_coveys() -> None:
     found = {FUNCTION: trials(2, task_s=0.001), "pfl": trials(3, task_s=0.003)}
-    assert tasks.row("pfl", found) == ["pfl", "3.000 ms", "100 MiB", "3.00 x", ">= 2 x", "3.000 ms"]
+    assert tasks.row("pfl", found) == [
+        "pfl", "3.000 ms", "100 MiB", "3.00 x", "-", ">= 2 x", "3.000 ms",
+    ]  # fmt: skip
     found["pfl"] = trials(3, fault="ended with 1")
     assert len(tasks.row("pfl", found)) == len(tasks.COLUMNS)
 
@@ -153,6 +155,7 @@ def test_later_rounds_alone_tell_the_time_of_a_client_task(tmp_path: Path) -> No
         (SCRIPT, "trivial", ["run", "job.py"], "covey"),
         (SCRIPT, "big", ["/venv/bin/python", "job.py"], "covey"),
         (FUNCTION, "trivial", ["/venv/bin/python", "function.py"], "covey"),
+        (BATCHED, "tasks", ["/venv/bin/python", "batched.py"], "covey"),
         (LOOP, "tasks", ["/venv/bin/python", "loop.py"], "work"),
         ("nvflare", "trivial", ["/venv/bin/python", "job.py"], "nvflare"),
         ("pfl", "big", ["/venv/bin/python", "job.py"], "pfl"),

@@ -71,14 +71,14 @@ async def round_times(run: Run) -> list[float]:
     return [event.time async for event in run.events() if event.kind in kinds]
 
 
-def main() -> None:
-    """Run the work."""
+def main(train: Any) -> None:
+    """Run the work with clients that do this."""
     torch.set_num_threads(1)  # as in every system
     recipe = FedAvgRecipe(
         name=work.task,
         initial_model=big.Big() if work.task == "big" else cnn.SmallCNN(),
         num_rounds=work.rounds,
-        train=training(),
+        train=train,
     )
     run = recipe.execute(SimEnv(work.clients, seed=1))
     if work.task == "big":
@@ -89,4 +89,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(training())
