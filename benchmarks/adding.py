@@ -19,6 +19,7 @@ import numpy as np
 from covey.algorithms import (
     SGD,
     Adam,
+    Addend,
     Buffer,
     FedBuff,
     LinearAggregation,
@@ -30,6 +31,7 @@ from covey.algorithms.tensors import DTYPES, Layout, ParamsType
 
 _DIFF = ParamsType.DIFF
 _KIB = 1024
+_TOGETHER = 4
 _STEPS: Mapping[str, LinearAggregation] = {
     "SGD": FedBuff(optimizer=SGD(0.7)),
     "SGD with momentum": FedBuff(optimizer=SGD(0.7, momentum=0.9)),
@@ -48,7 +50,22 @@ def adding(mebibytes: int, turns: int) -> dict[str, Any]:
         "add of weight 1": lambda: buffer.add(update, 1.0, _DIFF, bound=1.0),
         "check": lambda: buffer.check(update, 0.7, _DIFF),
     }
-    return beside(lambda: copy(warm, update), contenders, layout.data_size, turns)
+    found = beside(lambda: copy(warm, update), contenders, layout.data_size, turns)
+    return found | together(layout, buffer, turns)
+
+
+def together(layout: Layout, buffer: Buffer, turns: int) -> dict[str, Any]:
+    """The same of updates that have come meanwhile, and are added in one go; memcpy of as many."""
+    updates = [blob_of(layout) for _ in range(_TOGETHER)]
+    addends = [Addend(update, 0.7) for update in updates]
+    warm = [bytearray(layout.size) for _ in updates]
+
+    def copy_all() -> None:
+        for to, update in zip(warm, updates, strict=True):
+            copy(to, update)
+
+    contenders = {f"add, {_TOGETHER} waiting": lambda: buffer.add_all(addends)}
+    return beside(copy_all, contenders, _TOGETHER * layout.data_size, turns)
 
 
 def adding_short(mebibytes: int, turns: int) -> dict[str, Any]:

@@ -16,8 +16,10 @@ _JOB, _LOOP = _FOLDER / "job.py", _FOLDER / "loop.py"
 _ROUNDS = 5
 _LOOP_NOTE = "tasks/s: the same tensors, draws, training and mean in one process without covey"
 _LIMIT_S = 300.0
+_MODES = {"plain": "", "codec": ", through the codec", "batched": ", batched"}
 _LIMITS = {
     (1000, "torch", "plain"): ">= 10,000",
+    (1000, "torch", "batched"): ">= 10,000",
     (1000, "torch", "codec"): ">= 5,000",
     (10000, "torch", "plain"): "linear",
 }
@@ -31,7 +33,7 @@ def run(folder: Path, quick: bool) -> list[Row]:
     cases = [
         (clients, "torch", mode)
         for clients in (100, 1000, *(() if quick else (10000,)))
-        for mode in ("plain", "codec")
+        for mode in ("plain", "batched", "codec")
     ]
     for clients, kind, mode in [*cases, (1000, "numpy", "plain")]:
         outcomes = [
@@ -72,13 +74,13 @@ def _rows(clients: int, kind: str, mode: str, outcome: dict[str, Any], loop: flo
     later = outcome["rounds_s"][1:]
     in_rounds = clients * len(later) / sum(later)
     whole = tasks / outcome["execute_s"]
-    name = f"{clients:,} by function, {kind}{', through the codec' if mode == 'codec' else ''}"
+    name = f"{clients:,} by function, {kind}{_MODES[mode]}"
     note = f"tasks/s in rounds 1-4; {whole:,.0f} with start and end; CPU {outcome['cpu_s']:.2f} s"
     if kind == "torch":
         note = f"{in_rounds / loop:.2f} x the plain loop; {note}"
     rows = [Row(name, f"{in_rounds:,.0f}", note, _LIMITS.get((clients, kind, mode), ""), in_rounds)]
     rows[0].data.update(outcome)
-    if mode == "plain":
+    if mode != "codec":
         limit = "< 100 MB" if clients == 1000 and kind == "torch" else ""
         peak = outcome["peak_bytes"]
         rows.append(

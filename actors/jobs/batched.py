@@ -28,6 +28,9 @@ class Batched(Generic[P, R]):
         """The function itself."""
         return self.function(*args, **kwargs)
 
+    def __repr__(self) -> str:
+        return f"batched({self.function!r})"
+
 
 #: A client's function: for one site, or for many.
 ClientFunction: TypeAlias = "TrainFunction | Batched[..., Any]"

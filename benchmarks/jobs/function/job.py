@@ -1,9 +1,10 @@
 """Clients by function, one JSON object out.
 
-`python job.py CLIENTS ROUNDS torch|numpy plain|codec|count`.
+`python job.py CLIENTS ROUNDS torch|numpy plain|codec|count|batched`.
 
 Trivial training: a constant is added to 8 tensors, 4,000 parameters in all, and one number drawn.
-"count" also looks at every actor when the last round is over, which takes time of its own.
+"count" also looks at every actor when the last round is over, which takes time of its own;
+"batched" trains many clients in one call.
 """
 
 from __future__ import annotations
@@ -38,12 +39,20 @@ BASE_BYTES = memory("VmRSS")
 Path("/proc/self/clear_refs").write_text("5")
 
 from covey.actors.runtime import System  # noqa: E402
-from covey.recipes import EventKind, FedAvgRecipe, Run, SimEnv, TrainContext  # noqa: E402
+from covey.recipes import EventKind, FedAvgRecipe, Run, SimEnv, TrainContext, batched  # noqa: E402
 
 
 def train(params: dict[str, Any], ctx: TrainContext) -> dict[str, Any]:
     """Add a constant; draw once."""
     ctx.rng.random()
+    return {name: value + 1.0 for name, value in params.items()}
+
+
+@batched
+def train_many(params: dict[str, Any], contexts: list[TrainContext]) -> dict[str, Any]:
+    """The same for many clients."""
+    for ctx in contexts:
+        ctx.rng.random()
     return {name: value + 1.0 for name, value in params.items()}
 
 
@@ -84,7 +93,12 @@ def main() -> None:
     zeros = np.zeros(ELEMENTS, np.float32)
     one: Any = torch.zeros(ELEMENTS) if kind == "torch" else zeros
     model = {f"layer{i}": one for i in range(TENSORS)}
-    recipe = FedAvgRecipe(name="function", initial_model=model, num_rounds=rounds, train=train)
+    recipe = FedAvgRecipe(
+        name="function",
+        initial_model=model,
+        num_rounds=rounds,
+        train=train_many if mode == "batched" else train,
+    )
     env = SimEnv(clients, seed=1, progress=False, check_codec=mode == "codec")
     found: dict[str, Any] = {}
     began, cpu_began = time.perf_counter(), time.process_time()
