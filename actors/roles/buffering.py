@@ -162,8 +162,7 @@ class BufferedAggregator(Actor):
     async def started(self) -> None:
         """Go on where the last life ended."""
         intake, plan = self._intake, self._plan
-        if intake.adding is not None:
-            await self._end_adding(intake.adding)
+        await self._end_adding()
         if intake.making is not None:
             self._await_making(intake.making)
         else:
@@ -171,13 +170,17 @@ class BufferedAggregator(Actor):
         if plan.period_s is not None:
             self.ctx.every(plan.period_s, StepDue())
 
-    async def _end_adding(self, adding: Adding) -> None:
-        """The last life ended in the middle of an addition: see what came of it."""
-        intake, thread = self._intake, adding.thread
+    async def _end_adding(self) -> None:
+        """Where the last life, or its asker, left in the middle of an addition: see what came."""
+        intake, adding = self._intake, self._intake.adding
+        if adding is None:
+            return
+        thread = adding.thread
         if thread is not None:
             await asyncio.wait([thread])
         if thread is not None and not thread.cancelled() and thread.exception() is None:
             intake.count(adding)
+            self._step_if_full()
         else:
             # A sum cannot be taken apart.
             intake.adding = None
@@ -191,6 +194,7 @@ class BufferedAggregator(Actor):
 
         Those that make no version yet are added together.
         """
+        await self._end_adding()
         intake = self._intake
         entered: list[Entered] = []
         made: list[Advanced] = []
@@ -260,8 +264,9 @@ class BufferedAggregator(Actor):
     # Steps -----------------------------------------------------------------
 
     @handles
-    def due(self, msg: StepDue) -> None:
+    async def due(self, msg: StepDue) -> None:
         """Step by the clock (FedFix), whatever there is."""
+        await self._end_adding()
         if self._intake.stalenesses:
             self._step()
 
@@ -271,6 +276,7 @@ class BufferedAggregator(Actor):
         intake = self._intake
         if intake.flushed is not None and intake.flushed[0] == msg.number:
             return intake.flushed[1]
+        await self._end_adding()
         intake.closed = intake.closed or msg.last
         if intake.making is not None:
             await self._end_making(intake.making)
@@ -359,8 +365,9 @@ class BufferedAggregator(Actor):
         return advanced
 
     @handles
-    def made(self, msg: Made) -> None:
+    async def made(self, msg: Made) -> None:
         """A version is there; more updates than make one may have come meanwhile."""
+        await self._end_adding()
         self._end_of(msg.advanced)
         if not msg.advanced.error:
             self._step_if_full()

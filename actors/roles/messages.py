@@ -294,7 +294,10 @@ class Leased(Record, id=136):
 
 @dataclass(frozen=True, slots=True)
 class Fill(Message["BufferedAggregator", "Filled"], id=130):
-    """Updates for the buffer, in the order in which they came; each lease counts once."""
+    """Updates for the buffer, of different leases, in the order in which they came.
+
+    Each lease counts once, however often it is sent.
+    """
 
     updates: tuple[Leased, ...]
 
