@@ -14,7 +14,8 @@ recipe = FedAvgRecipe(
     num_rounds=work.rounds,
     train_script="client.py",
 )
-env = SimEnv(work.clients, seed=1)
+# More than 64 processes have to be asked for.
+env = SimEnv(work.clients, seed=1, max_processes=max(64, work.clients))
 
 if __name__ == "__main__":
     run = recipe.execute(env)
