@@ -176,7 +176,7 @@ class Console:
                 _metrics(data.get("metrics", {})),
                 _seconds(data.get("seconds")),
                 _virtual(data),
-                size(data.get("bytes")),
+                _transferred(data.get("bytes")),
             )
         )
         self._draw(event, now=True)
@@ -411,6 +411,11 @@ def _updates(data: Mapping[str, Any]) -> str:
     """How many updates have come of a version, and how many of its tasks came to nothing."""
     failed = data.get("failed", 0)
     return _count(data.get("ok", 0), "update") + (f", {failed} failed" if failed else "")
+
+def _transferred(count: float | None) -> str:
+    """Models that were sent to sites, and updates that came from them."""
+    return "" if count is None else f"{size(count)} transferred"
+
 
 
 def _virtual(data: Mapping[str, Any]) -> str:

@@ -107,7 +107,7 @@ def test_a_round_is_one_line_with_sites_metrics_seconds_and_bytes(out: io.String
     story.round(3)
     story.finish()
     assert lines(out)[0] == "digits: 2 sites, 10 rounds, seed 7"
-    assert lines(out)[1] == "round 3  2 ok  accuracy 0.3  1.2 s  181 KB"
+    assert lines(out)[1] == "round 3  2 ok  accuracy 0.3  1.2 s  181 KB transferred"
 
 
 def test_ten_slow_rounds_take_at_most_thirty_lines(out: io.StringIO, tmp_path: Path) -> None:
@@ -196,7 +196,7 @@ def test_a_site_that_fails_while_the_run_goes_on_is_named_with_its_line_at_the_e
     story.round(2, ok=2, failed=1)
     assert lines(out)[-2:] == [
         "site-3 failed in round 2: ValueError: bad batch",
-        "round 2  2 ok, 1 failed (site-3)  accuracy 0.2  1.2 s  181 KB",
+        "round 2  2 ok, 1 failed (site-3)  accuracy 0.2  1.2 s  181 KB transferred",
     ]
     story.finish()
     assert lines(out)[-1] == (
@@ -212,7 +212,7 @@ def test_failures_that_are_alike_are_told_once_and_counted(out: io.StringIO) -> 
     assert lines(out)[1:4] == [
         "site-2 failed in round 0: ValueError: bad batch",
         "site-3, site-4, site-5 and 56 more failed in round 0 as site-2 did",
-        "round 0  1 ok, 60 failed  accuracy 0  1.2 s  181 KB",
+        "round 0  1 ok, 60 failed  accuracy 0  1.2 s  181 KB transferred",
     ]
     assert lines(out)[5:] == [
         "failed: site-2 in round 0: ValueError: bad batch (/elsewhere/client.py, line 41); "
@@ -388,7 +388,7 @@ def test_a_terminal_gets_a_bar_and_the_same_lines_above_it(terminal: Terminal) -
     assert "\x1b[" in text
     assert "1/10" in re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
-    assert "round 0  2 ok  accuracy 0  1.2 s  181 KB" in plain
+    assert "round 0  2 ok  accuracy 0  1.2 s  181 KB transferred" in plain
     assert "waiting for site-1" in plain
     assert text.rstrip().count("\x1b[?25h") == 1, "the cursor is shown again"
 

@@ -134,7 +134,7 @@ def test_a_terminal_gets_a_table_above_the_bar_that_is_gone_at_the_end(
     assert "site-2[bold]  at work" in plain
     assert "2 sites, 2 at work" in plain
     assert "accuracy ▅ 0" in plain
-    assert "round 0  2 ok  accuracy 0  1.2 s  181 KB" in plain
+    assert "round 0  2 ok  accuracy 0  1.2 s  181 KB transferred" in plain
 
 
 def test_a_view_is_made_ten_times_a_second_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
