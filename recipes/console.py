@@ -132,6 +132,8 @@ class Console:
         if resumed is not None:
             self._line(f"resuming an unfinished run at round {resumed} (COVEY_FRESH=1 starts over)")
         sites, rounds = _count(data.get("sites"), "site"), _count(data.get("rounds"), "round")
+        if not self._state.trains:
+            rounds = "evaluation alone"
         self._line(f"{self._state.name}: {sites}, {rounds}, seed {data.get('seed')}")
 
     def _round_started(self, event: RunEvent) -> None:
@@ -166,12 +168,14 @@ class Console:
             self._version_finished(event)
             return
         data = event.data
-        what = " (final model)" if data.get("task") == "evaluate" else ""
+        what = f"round {event.round}"
+        if data.get("task") == "evaluate":
+            what = f"{what} (final model)" if self._state.trains else "evaluation"
         self._state.finish_round(event)
         self._others_failed()
         self._line(
             _joined(
-                f"round {event.round}{what}",
+                what,
                 _sites(data, self._state.failures.sites),
                 _metrics(data.get("metrics", {})),
                 _seconds(data.get("seconds")),
@@ -250,6 +254,7 @@ class _State:
     def __init__(self) -> None:
         self.name = ""
         self.rounds = 0
+        self.trains = True
         self.rounds_done = 0
         self.answered = 0
         self.failures = Failures()
@@ -267,6 +272,7 @@ class _State:
         self._started_at = event.time
         self.name = str(data.get("name", ""))
         self.rounds = int(data.get("rounds") or 0)
+        self.trains = data.get("task") != "evaluate"
         self.everyone = int(data.get("sites") or 0)
         self.rounds_done = int(data.get("resumed_round") or 0)
         folder = data.get("folder")
@@ -288,14 +294,16 @@ class _State:
     def progress(self) -> str:
         if self._round is None:
             return f"version {self.rounds_done}: {_count(self.answered, 'update')}"
-        return f"round {self._round}: {self.answered} of {_count(self._sites, 'site')}"
+        what = f"round {self._round}" if self.trains else "evaluation"
+        return f"{what}: {self.answered} of {_count(self._sites, 'site')}"
 
     def waiting_for(self, data: Mapping[str, Any]) -> str:
         names = [str(name) for name in data.get("sites", ())]
         more = int(data.get("count") or len(names)) - len(names)
         whom = ", ".join(names) + (f" and {more} more" if more > 0 else "")
         task = data.get("task", "train")
-        where = f"{task}, round {self._round}" if self._round is not None else str(task)
+        in_round = self._round is not None and self.trains
+        where = f"{task}, round {self._round}" if in_round else str(task)
         seconds = float(data.get("seconds") or 0)
         hint = "; see logs/, and task_timeout=" if seconds >= _HINT_S else ""
         return f"waiting for {whom or 'sites'} ({where}), {seconds:.0f} s{hint}"
@@ -321,7 +329,8 @@ class _State:
         if status == "aborted" and str(data.get("error", "")).startswith("interrupted"):
             status = "interrupted"
         early = f" of {self.rounds}, stopped by {stopped}," if stopped else ""
-        done = f"{_count(data.get('rounds'), 'round')}{early} in {seconds}"
+        rounds = _count(data.get("rounds"), "round") if self.trains else self._measured()
+        done = f"{rounds}{early} in {seconds}"
         if "virtual_s" in data:
             done += f", {data['virtual_s']:.4g} s in virtual time"
         lines = [(f"status: {status}, {done}", "green" if completed else "red")]
@@ -334,9 +343,13 @@ class _State:
             lines += [(text, "red") for text in failure_block(data)]
         return lines
 
+    def _measured(self) -> str:
+        """What came of a run that trains nothing."""
+        return f"{_count(self.answered, 'site')} measured the model"
+
     def _where_to_look(self, folder: Path, data: Mapping[str, Any], over: bool) -> list[str]:
         lines = [f"result: {short(folder)}"]
-        best = data.get("best_round")
+        best = data.get("best_round") if self.trains else None
         if best is not None and (folder / "best_model.safetensors").exists():
             lines.append(f"best model: {self._best(int(best), data)}, best_model.safetensors")
         report = ["report.html"] if over else []
@@ -399,6 +412,11 @@ def size(count: float | None) -> str:
     return f"{value:.3g} TB"
 
 
+def _transferred(count: float | None) -> str:
+    """Models that were sent to sites, and updates that came from them."""
+    return "" if count is None else f"{size(count)} transferred"
+
+
 def _sites(data: Mapping[str, Any], failed_sites: list[str]) -> str:
     ok, failed = data.get("ok", 0), data.get("failed", 0)
     if not failed:
@@ -411,11 +429,6 @@ def _updates(data: Mapping[str, Any]) -> str:
     """How many updates have come of a version, and how many of its tasks came to nothing."""
     failed = data.get("failed", 0)
     return _count(data.get("ok", 0), "update") + (f", {failed} failed" if failed else "")
-
-def _transferred(count: float | None) -> str:
-    """Models that were sent to sites, and updates that came from them."""
-    return "" if count is None else f"{size(count)} transferred"
-
 
 
 def _virtual(data: Mapping[str, Any]) -> str:

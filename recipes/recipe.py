@@ -24,7 +24,7 @@ from typing import Any, Protocol, Self
 from covey.actors.jobs.batched import ClientFunction
 from covey.actors.jobs.launchers import imports
 from covey.actors.jobs.manifest import JobManifest, digest_of_file, digest_of_text
-from covey.actors.jobs.workflow import Workflow, federated_averaging
+from covey.actors.jobs.workflow import Workflow, evaluation, federated_averaging
 from covey.actors.roles.job import Job, Training
 from covey.actors.roles.plan import Progress
 from covey.actors.roles.synchronous import Durations, SynchronousTraining
@@ -146,6 +146,11 @@ class Recipe(Checked, ABC):
     def version_0(self) -> InitialModel:
         """What round 0 sends: the initial model, with what else travels with it."""
         return self.initial
+
+    @property
+    def trains(self) -> bool:
+        """Whether clients train, or measure a model alone."""
+        return self.workflow is not evaluation
 
     def rounds(self, sites: Sequence[str]) -> int:
         """How many rounds the workflow has with these sites."""

@@ -228,6 +228,7 @@ class Simulation:
                 "folder": str(self._folder.path),
                 "resumed_round": self._version if self._resumed else None,
                 "tracking": list(recipe.tracking),
+                "task": "train" if recipe.trains else "evaluate",
             },
         )
 

@@ -142,8 +142,11 @@ def _header(run: Chronicle, name: str, unfinished: str) -> str:
 
 def _facts(run: Chronicle) -> Iterable[tuple[str, str]]:
     summary, config = run.summary, run.config
-    yield f"{run.counted.title()}s", _of(summary.get("rounds"), run.told("rounds"))
-    yield "Best", _best(run)
+    if run.told("task") == "evaluate":
+        yield "Measured", _best(run)
+    else:
+        yield f"{run.counted.title()}s", _of(summary.get("rounds"), run.told("rounds"))
+        yield "Best", _best(run)
     yield "Sites", _plain(run.told("sites") or len(run.sites))
     yield "Seconds", _number(summary.get("seconds"))
     yield "Failures", str(run.failed)
@@ -163,7 +166,8 @@ def _best(run: Chronicle) -> str:
     summary = run.summary
     value = _number(summary.get("best_value"))
     key, round_ = _plain(summary.get("key_metric")), _plain(summary.get("best_round"))
-    return f"{value} <small>{key}, {run.counted} {round_}</small>" if value else ""
+    which = "" if run.told("task") == "evaluate" else f", {run.counted} {round_}"
+    return f"{value} <small>{key}{which}</small>" if value else ""
 
 
 def _error(run: Chronicle) -> str:

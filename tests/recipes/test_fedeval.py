@@ -117,3 +117,19 @@ def test_min_clients_none_needs_every_answer(lab: Lab) -> None:
 def test_settings_that_cannot_work_are_refused(settings: dict[str, Any], why: str) -> None:
     with pytest.raises(ConfigError, match=why):
         FedEvalRecipe(model=model(), **settings)
+
+
+def test_its_lines_and_report_say_what_was_done(
+    lab: Lab, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = FedEvalRecipe(model=model(), evaluate=evaluate)
+    run = recipe.execute(lab.env(2, progress=True))
+    first, second, *rest = capsys.readouterr().out.splitlines()
+    assert first == "fedeval: 2 sites, evaluation alone, seed 5"
+    assert second.startswith("evaluation  2 ok  accuracy ")
+    assert rest[0].startswith("status: completed, 2 sites measured the model in ")
+    assert "round" not in second
+    assert not any("best model" in line for line in rest)
+    page = (run.get_result() / "report.html").read_text()
+    assert "<dt>Measured</dt>" in page
+    assert "<dt>Rounds</dt>" not in page
