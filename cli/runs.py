@@ -27,7 +27,7 @@ class Listed:
             cut off and that the same command resumes.
         id: Its id.
         name: The recipe's name.
-        rounds: Rounds that were done, None while that is not known.
+        rounds: Rounds that were done, so far where the run is not over; None if not known.
         key_metric: Metric that picks the best model.
         best_round: Round of the best model.
         best_value: Its key metric.
@@ -68,7 +68,8 @@ def list_runs(workspace: Path | None, last: int, as_json: bool) -> None:
     elif not runs:
         sys.stdout.write(f"no runs in {where}\n")
     else:
-        sys.stdout.write(_table([_cells(run) for run in shown]))
+        for line, run in zip(_table([_cells(run) for run in shown]), [None, *shown], strict=True):
+            sys.stdout.write(line + _why(run))
         if len(runs) > last:
             sys.stdout.write(f"{len(runs) - last} older ones: covey runs --last {len(runs)}\n")
 
@@ -83,6 +84,7 @@ def _runs_of(workspace: Path) -> Iterable[Listed]:
 
 
 def _listed(path: Path, config: Mapping[str, Any]) -> Listed:
+    from covey.actors.jobs.checkpoint import version_in
     from covey.recipes.folder import SUMMARY, is_running
 
     summary = _read(path / SUMMARY)
@@ -93,7 +95,7 @@ def _listed(path: Path, config: Mapping[str, Any]) -> Listed:
         status=str(status),
         id=str(config.get("id", path.name)),
         name=path.parent.name,
-        rounds=summary.get("rounds"),
+        rounds=summary.get("rounds", version_in(path)),
         key_metric=summary.get("key_metric"),
         best_round=summary.get("best_round"),
         best_value=summary.get("best_value"),
@@ -127,12 +129,19 @@ def _cells(run: Listed) -> tuple[str, ...]:
     )
 
 
-def _table(rows: Sequence[tuple[str, ...]]) -> str:
-    """Columns as wide as they need to be: a line may wrap, but nothing is cut."""
+def _why(run: Listed | None) -> str:
+    """What went wrong, as a line below the run's own; its folder has all of it."""
+    if run is None or not run.error:
+        return ""
+    return f"  {run.error.partition(chr(10))[0]}\n"
+
+
+def _table(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """Lines of columns as wide as they need to be: a line may wrap, but nothing is cut."""
     table = [_HEADINGS, *rows]
     widths = [max(len(row[column]) for row in table) for column in range(len(_HEADINGS))]
-    return "".join(
+    return [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         + "\n"
         for row in table
-    )
+    ]

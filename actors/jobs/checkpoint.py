@@ -20,6 +20,7 @@ from typing import Any, Final, cast
 
 from covey.algorithms.tensors.dtypes import F64
 
+CHECKPOINT: Final = "checkpoint"
 STATE: Final = "state.json"
 MODEL: Final = "model.safetensors"
 BEST: Final = "best_model.safetensors"
@@ -37,7 +38,7 @@ class Checkpoint:
         """
         self.folder = folder
         self._show = show
-        self._own = folder / "checkpoint"
+        self._own = folder / CHECKPOINT
         self._own.mkdir(parents=True, exist_ok=True)
         self._version = 0
 
@@ -176,6 +177,16 @@ class Checkpoint:
     def discard(self) -> None:
         """Remove the checkpoint of a run that needs it no more; the models' names stay."""
         shutil.rmtree(self._own, ignore_errors=True)
+
+
+def version_in(folder: Path) -> int | None:
+    """The version that counts in a run's folder, which may be at work; None if there is none."""
+    try:
+        state: Any = json.loads((folder / CHECKPOINT / STATE).read_text())
+        version: object = state["version"]
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+    return version if isinstance(version, int) else None
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from covey.actors.jobs.checkpoint import Checkpoint
 from covey.cli.errors import CommandError
 from covey.cli.runs import list_runs
 
@@ -51,6 +52,33 @@ def test_runs_are_listed_latest_first_with_their_whole_status(
     assert statuses == ["aborted", "unfinished", "failed", "completed"]
     assert "accuracy 0.9765" in table[4]
     assert table[4].endswith("digits/1-aa")
+
+
+def test_a_run_that_is_not_over_has_the_rounds_that_are_done(
+    workspace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    list_runs(workspace, 20, as_json=True)
+    assert json.loads(capsys.readouterr().out)[1]["rounds"] is None, "nothing was committed"
+    checkpoint = Checkpoint(workspace / "digits" / "3-cc")
+    with checkpoint.writing(7) as fd:
+        os.write(fd, b"model")
+    checkpoint.commit(7, {})
+    list_runs(workspace, 20, as_json=True)
+    assert json.loads(capsys.readouterr().out)[1]["rounds"] == 7
+    list_runs(workspace, 20, as_json=False)
+    assert shown(capsys)[2].split()[:3] == ["unfinished", "digits", "7"]
+
+
+def test_why_a_run_failed_stands_below_it(
+    workspace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    error = "all 4 sites failed alike: SystemExit: sys.exit(2)\n  usage: client.py"
+    make_run(workspace, "digits", "5-ee", status="failed", rounds=0, seconds=1.0, error=error)
+    list_runs(workspace, 2, as_json=False)
+    table = shown(capsys)
+    assert table[1].startswith("failed ")
+    assert table[2] == "  all 4 sites failed alike: SystemExit: sys.exit(2)"
+    assert table[3].startswith("aborted ")
 
 
 def test_a_run_whose_lock_is_held_is_running(
