@@ -161,7 +161,7 @@ def report(
         str | None,
         typer.Argument(
             metavar="[RUN]",
-            help="A run's id, how it begins, or its folder.",
+            help="A run's name (its latest run), its id, how it begins, or its folder.",
             show_default="the latest run",
         ),
     ] = None,

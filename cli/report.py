@@ -7,7 +7,7 @@ Here: finding the run that is meant, and telling where its page is. Not here: th
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from .errors import CommandError, ExitCode
@@ -20,7 +20,8 @@ def make_report(run: str | None, workspace: Path | None, show: bool) -> None:
     """Write `report.html` of a run and print its path; open it in a browser if `show`.
 
     Args:
-        run: A run's folder, its id, or how its id begins; None is the latest run.
+        run: A run's folder, its id, how its id begins, or the name of runs, of which the latest is
+            meant; None is the latest run of all.
         workspace: Where runs are looked for.
         show: Whether to open it.
 
@@ -61,19 +62,38 @@ def _find(run: str | None, workspace: Path | None) -> Path:
 
 
 def _named(run: str, workspace: Path) -> Path:
-    """The only run whose id is, or begins with, what was given."""
-    found = [path for path in _folders(workspace) if path.name.startswith(run)]
-    exact = [path for path in found if path.name == run]
-    if len(found) == 1 or len(exact) == 1:
-        return (exact or found)[0]
+    """The run whose id was given, the latest of that name, or the only one whose id begins so."""
+    folders = list(_folders(workspace))
+    exact = [path for path in folders if path.name == run]
+    if len(exact) == 1:
+        return exact[0]
+    if not exact and run in {path.parent.name for path in folders}:
+        return _latest_of([workspace / run], workspace)
+    found = exact or [path for path in folders if path.name.startswith(run)]
+    if len(found) == 1:
+        return found[0]
     if not found:
-        raise CommandError(
-            f"there is no run {run} in {workspace}, and no run's folder of that name; "
-            "covey runs lists all runs"
-        )
+        raise CommandError(_no_run(run, workspace, folders))
     names = ", ".join(f"{path.parent.name}/{path.name}" for path in found[:_MOST_NAMED])
     more = f" and {len(found) - _MOST_NAMED} more" if len(found) > _MOST_NAMED else ""
     raise CommandError(f"{run!r} may be any of {len(found)} runs: {names}{more}; give more of it")
+
+
+def _no_run(run: str, workspace: Path, folders: Sequence[Path]) -> str:
+    """That nothing has this name, and what has one like it."""
+    from covey.recipes.errors import did_you_mean
+
+    names = list(dict.fromkeys(path.parent.name for path in folders))
+    near = [name for name in names if run and name.startswith(run)]
+    hint = did_you_mean(run, near or names)
+    if near:
+        hint = f"; did you mean {' or '.join(map(repr, near[:_MOST_NAMED]))}?"
+    there = ", ".join(names[:_MOST_NAMED]) + (", ..." if len(names) > _MOST_NAMED else "")
+    known = f" (there are runs of {there})" if names else ""
+    return (
+        f"there is no run {run} in {workspace}, no runs of that name, and no run's folder"
+        f"{known}{hint}; covey runs lists all runs"
+    )
 
 
 def _folders(workspace: Path) -> Iterator[Path]:
@@ -86,9 +106,12 @@ def _folders(workspace: Path) -> Iterator[Path]:
 
 
 def _latest(workspace: Path) -> Path:
+    return _latest_of(workspace.iterdir() if workspace.is_dir() else (), workspace)
+
+
+def _latest_of(names: Iterable[Path], workspace: Path) -> Path:
     from covey.recipes.folder import folders
 
-    names = workspace.iterdir() if workspace.is_dir() else iter(())
     firsts = [found for name in names if (found := next(folders(name), None)) is not None]
     if not firsts:
         raise CommandError(f"no runs in {workspace}")

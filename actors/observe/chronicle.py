@@ -95,20 +95,33 @@ class Site:
 
     Attributes:
         name: Its name.
-        answers: Answers that count.
+        answers: Trainings that count.
+        evaluations: Times that it measured a model alone.
         failures: Times that it failed.
-        seconds: Time at work, of all answers together.
+        seconds: Time at work, of all trainings together.
+        evaluating_s: Time at work, of all evaluations together.
         virtual_s: The same in virtual time, 0 if there is none.
         weight: Its latest weight, None if it told none.
     """
 
-    __slots__ = ("answers", "failures", "name", "seconds", "virtual_s", "weight")
+    __slots__ = (
+        "answers",
+        "evaluating_s",
+        "evaluations",
+        "failures",
+        "name",
+        "seconds",
+        "virtual_s",
+        "weight",
+    )
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.answers = 0
+        self.evaluations = 0
         self.failures = 0
         self.seconds = 0.0
+        self.evaluating_s = 0.0
         self.virtual_s = 0.0
         self.weight: float | None = None
 
@@ -233,8 +246,12 @@ class Chronicle:
             return 0
         number = self._site(name)
         site = self.sites[number]
-        site.answers += 1
-        site.seconds += row.get("seconds") or 0.0
+        if row.get("task") == "evaluate":
+            site.evaluations += 1
+            site.evaluating_s += row.get("seconds") or 0.0
+        else:
+            site.answers += 1
+            site.seconds += row.get("seconds") or 0.0
         site.weight = row.get("weight", site.weight)
         columns = self.metrics
         for metric, value in metrics.items():

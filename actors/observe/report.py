@@ -214,10 +214,26 @@ def _sites(run: Chronicle) -> str:
     many = len(run.sites) > _MOST_SITES
     shown = sorted(run.sites, key=_trouble)[:_MOST_SITES] if many else run.sites
     caption = f"{len(shown)} of {len(run.sites)}: those that failed, then the slowest"
-    most = max(site.answers for site in run.sites)
-    heads = ["site", "#answers", "", "#failures", "#mean time (s)", "#last weight"]
-    rows = table(heads, [_site(site, most) for site in shown], caption if many else "")
-    return (pictures.of_sites(run) if many else "") + rows
+    most = {kind: max(of(site)[0] for site in run.sites) for kind, of in _KINDS.items()}
+    kinds = {kind: count for kind, count in most.items() if count}
+    heads = ["site"]
+    for kind in kinds:
+        heads += [f"#{kind}", "", "#mean time (s)"]
+    rows = [_site(site, kinds) for site in shown]
+    found = table([*heads, "#failures", "#last weight"], rows, caption if many else "")
+    return (pictures.of_sites(run) if many else "") + found
+
+
+def _trainings(site: Site) -> tuple[int, float]:
+    return site.answers, site.seconds
+
+
+def _evaluations(site: Site) -> tuple[int, float]:
+    return site.evaluations, site.evaluating_s
+
+
+#: What sites did: how often, and in how many seconds. Each kind of task takes its own time.
+_KINDS: Final = {"trained": _trainings, "evaluated": _evaluations}
 
 
 def _trouble(site: Site) -> tuple[int, float]:
@@ -225,17 +241,17 @@ def _trouble(site: Site) -> tuple[int, float]:
     return -site.failures, -(site.seconds / site.answers if site.answers else math.inf)
 
 
-def _site(site: Site, most: int) -> list[str]:
-    wide = 100 * site.answers / most if most else 0
-    return [
-        escape(cut(site.name)),
-        str(site.answers),
-        '<svg class="share" viewBox="0 0 100 10" aria-hidden="true">'
-        f'<rect class="bar c0" width="{wide:.0f}" height="10" rx="2"/></svg>',
-        str(site.failures) if site.failures else "",
-        number(site.seconds / site.answers) if site.answers else "",
-        _number(site.weight),
-    ]
+def _site(site: Site, most: Mapping[str, int]) -> list[str]:
+    cells = [escape(cut(site.name))]
+    for kind, highest in most.items():
+        count, seconds = _KINDS[kind](site)
+        cells += [
+            str(count),
+            '<svg class="share" viewBox="0 0 100 10" aria-hidden="true">'
+            f'<rect class="bar c0" width="{100 * count / highest:.0f}" height="10" rx="2"/></svg>',
+            number(seconds / count) if count else "",
+        ]
+    return [*cells, str(site.failures) if site.failures else "", _number(site.weight)]
 
 
 def _failures(run: Chronicle) -> str:

@@ -40,6 +40,20 @@ def test_a_run_is_found_by_its_id_by_how_that_begins_and_as_the_latest(
     assert (workspace / folder / "report.html").is_file()
 
 
+def test_the_latest_run_is_found_by_its_name(
+    workspace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, latest in (("digits", "digits/4-dd"), ("mnist", "mnist/2-bbb")):
+        make_report(name, workspace, show=False)
+        assert printed(capsys) == f"runs/{latest}/report.html\n"
+
+
+def test_names_that_begin_alike_are_all_named(workspace: Path) -> None:
+    make_run(workspace, "mnist-wide", "5-ee", status="completed")
+    with pytest.raises(CommandError, match="did you mean 'mnist' or 'mnist-wide'"):
+        make_report("mni", workspace, show=False)
+
+
 def test_a_run_is_found_by_its_folder_wherever_that_is(
     workspace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -58,7 +72,10 @@ def test_runs_are_looked_for_in_the_workspace_of_the_environment(
 @pytest.mark.parametrize(
     ("run", "text"),
     [
-        ("9", "there is no run 9 in .*/runs, and no run's folder of that name; covey runs lists"),
+        ("9", "there is no run 9 in .*/runs, no runs of that name, and no run's folder"),
+        ("9", r"\(there are runs of digits, mnist\); covey runs lists all runs"),
+        ("dig", "there is no run dig in .*; did you mean 'digits'"),
+        ("minst", "did you mean 'mnist'"),
         ("", "may be any of 5 runs: digits/1-aa"),
         ("2", "'2' may be any of 2 runs: mnist/2-bb, mnist/2-bbb; give more of it"),
         ("../runs", "there is no run"),

@@ -406,3 +406,27 @@ def test_a_plot_before_anything_was_measured_says_so(path: Path) -> None:
     run.journal.close()
     assert "Nothing has been measured yet." in Plot(path)._repr_html_()
     assert repr(Plot(path)).endswith(": no metrics>")
+
+
+def test_trainings_and_evaluations_of_a_site_have_times_of_their_own(tmp_path: Path) -> None:
+    run = Folder(tmp_path / "1-aa", rounds=2, sites=2)
+    run.start()
+    for number in range(2):
+        run.begin(number)
+        for site in run.sites:
+            run.answer(number, site, {"accuracy": 0.5}, seconds=0.25 + number)
+        run.settle(number, {"accuracy": 0.5})
+    run.begin(2, "evaluate")
+    run.answer(2, "site-1", {"accuracy": 0.5}, seconds=8.0, task="evaluate")
+    run.settle(2, {"accuracy": 0.5}, task="evaluate")
+    run.journal.close()
+    first, second = Chronicle(run.path).sites
+    assert (first.answers, first.seconds) == (2, 1.5)
+    assert (first.evaluations, first.evaluating_s) == (1, 8.0)
+    assert (second.answers, second.evaluations) == (2, 0)
+    page = write_report(run.path).read_text()
+    sites = re.sub(r"<[^>]*>", " ", page.partition("<h2>Sites</h2>")[2].partition("</section>")[0])
+    heads = "site trained mean time (s) evaluated mean time (s) failures last weight"
+    assert " ".join(sites.split()).startswith(heads)
+    assert "site-1 2 0.75 1 8 100" in " ".join(sites.split())
+    assert "site-2 2 0.75 0 100" in " ".join(sites.split())
