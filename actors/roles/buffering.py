@@ -180,7 +180,6 @@ class BufferedAggregator(Actor):
             await asyncio.wait([thread])
         if thread is not None and not thread.cancelled() and thread.exception() is None:
             intake.count(adding)
-            self._step_if_full()
         else:
             # A sum cannot be taken apart.
             intake.adding = None
@@ -284,7 +283,7 @@ class BufferedAggregator(Actor):
         if msg.drop:
             intake.drop()
         else:
-            self._step(past_last=msg.last)
+            self._step()
             if intake.making is not None:
                 await self._end_making(intake.making)
         flushed = Flushed(count, tuple(_after(msg.known, intake.made)))
@@ -301,11 +300,10 @@ class BufferedAggregator(Actor):
             return self._step()
         return None
 
-    def _step(self, *, past_last: bool = False) -> Advanced | None:
+    def _step(self) -> Advanced | None:
         """Make a version of what is there; returned if it is there at once."""
         intake = self._intake
-        over = intake.steps >= self._plan.last and not past_last
-        if not intake.stalenesses or intake.making is not None or over:
+        if not intake.stalenesses or intake.making is not None:
             return None
         intake.steps += 1
         stalenesses, intake.stalenesses = tuple(intake.stalenesses), []

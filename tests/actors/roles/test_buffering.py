@@ -36,7 +36,7 @@ from covey.actors.roles.messages import (
 )
 from covey.actors.runtime import Ref, Rejected, RemoteError, Restart, System
 from covey.actors.runtime.testing import simulate
-from covey.algorithms import SGD, Addend, Buffer, FedAsync, FedBuff, Tally
+from covey.algorithms import SGD, Adam, Addend, Buffer, FedAsync, FedBuff, Tally
 from covey.algorithms.tensors import Layout, Packer, load_initial
 
 MODEL: dict[str, Any] = {"w": np.zeros(4, np.float32), "b": np.zeros(2, np.float64)}
@@ -196,13 +196,15 @@ def test_each_version_goes_on_from_the_last(tmp_path: Path, where: str) -> None:
 def test_a_lease_counts_once(tmp_path: Path, where: str) -> None:
     async def test(bench: Bench) -> None:
         await bench.fill(1.0, lease=7)
-        assert (await bench.fill(9.0, lease=7)).verdict == "duplicate"
+        assert await bench.fill(9.0, lease=7) == Entered("duplicate")
         await bench.fill(3.0, lease=8)
         (version,) = await bench.versions(1)
         assert bench.value(version) == 2.0
-        # Nor in a later version.
-        assert (await bench.fill(9.0, lease=8)).verdict == "duplicate"
-        assert (await bench.flush()).updates == 0
+        await bench.fill(1.0, lease=9)
+        # Nor in a later version, and what it had been worth is told again.
+        assert await bench.fill(9.0, version=1, lease=9) == Entered("duplicate", staleness=1)
+        assert (await bench.flush(known=1, drop=True)).updates == 1
+        assert (await bench.flush(number=2)).updates == 0
 
     trial(tmp_path, test)
 
@@ -309,6 +311,25 @@ def test_a_rule_that_takes_one_update_at_a_time_gets_one(tmp_path: Path, where: 
 
 
 @pytest.mark.usefixtures("threads")
+def test_a_rule_that_takes_one_update_at_a_time_waits_for_its_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = Gate(monkeypatch, buffering, "apply")
+
+    async def test(bench: Bench) -> None:
+        filled = [bench.send(bench.leased(1.0)) for _ in range(3)]
+        await gate.reached()
+        for _ in range(10):
+            await asyncio.sleep(0)
+        gate.open.set()
+        await asyncio.gather(*filled)
+        versions = await bench.versions(3)
+        assert [version.stalenesses for version in versions] == [(0,), (1,), (2,)]
+
+    trial(tmp_path, test, size=1, rule=FedAsync(alpha=0.5, staleness="constant"))
+
+
+@pytest.mark.usefixtures("threads")
 def test_what_comes_while_a_version_is_made_makes_the_next_one(tmp_path: Path) -> None:
     async def test(bench: Bench) -> None:
         filled = await asyncio.gather(*(bench.send(bench.leased(1.0)) for _ in range(7)))
@@ -393,11 +414,19 @@ def test_after_the_last_flush_nothing_is_taken(tmp_path: Path, where: str, drop:
 
 
 @pytest.mark.usefixtures("threads")
-def test_a_flush_waits_for_the_version_that_is_being_made(tmp_path: Path) -> None:
+def test_a_flush_waits_for_the_version_that_is_being_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = Gate(monkeypatch, buffering, "apply")
+
     async def test(bench: Bench) -> None:
-        for value in (1.0, 1.0, 5.0):
-            bench.send(bench.leased(value))
-        flushed = await bench.flush()
+        await bench.send(*[bench.leased(value) for value in (1.0, 1.0, 5.0)])
+        flushing = asyncio.ensure_future(bench.flush())
+        await gate.reached()
+        for _ in range(10):
+            await asyncio.sleep(0)
+        gate.open.set()
+        flushed = await flushing
         assert [made.version for made in flushed.made] == [1, 2]
         assert [bench.value(made) for made in flushed.made] == [1.0, 6.0]
 
@@ -560,6 +589,68 @@ def test_an_addition_goes_on_over_a_crash_and_counts(
 
 
 @pytest.mark.usefixtures("threads")
+def test_an_addition_that_goes_on_over_a_crash_makes_its_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = Gate(monkeypatch, Buffer, "add_all")
+
+    async def test(bench: Bench) -> None:
+        asked = bench.send(bench.leased(3.0))
+        await gate.reached()
+        asked.cancel()
+        await gate.open_during(bench.crash())
+        assert [version.version for version in await bench.versions(1)] == [1]
+
+    trial(tmp_path, test, size=1)
+
+
+@pytest.mark.usefixtures("threads")
+def test_a_step_by_the_clock_waits_for_an_addition_that_nobody_waits_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = Gate(monkeypatch, Buffer, "add_all")
+
+    async def test(bench: Bench) -> None:
+        asked = bench.send(bench.leased(3.0))
+        await gate.reached()
+        asked.cancel()
+        bench.ref.tell(buffering.StepDue())
+        await asyncio.sleep(0)
+        gate.open.set()
+        (version,) = await bench.versions(1)
+        assert (bench.value(version), version.stalenesses) == (3.0, (0,))
+
+    trial(tmp_path, test)
+
+
+@pytest.mark.usefixtures("threads")
+def test_the_next_version_waits_for_an_addition_that_nobody_waits_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    making, adding = Gate(monkeypatch, buffering, "apply"), Gate(monkeypatch, Buffer, "add_all")
+    adding.open.set()
+
+    async def test(bench: Bench) -> None:
+        for value in (1.0, 1.0, 2.0, 3.0):
+            await bench.fill(value)
+        adding.open.clear()
+        adding.entered.clear()
+        asked = bench.send(bench.leased(4.0))
+        await adding.reached()
+        asked.cancel()
+        making.open.set()
+        assert bench.intake.making is not None
+        await asyncio.wait([bench.intake.making])
+        for _ in range(10):
+            await asyncio.sleep(0)
+        adding.open.set()
+        _, version = await bench.versions(2)
+        assert (bench.value(version), len(version.stalenesses)) == (4.0, 3)
+
+    trial(tmp_path, test)
+
+
+@pytest.mark.usefixtures("threads")
 def test_an_addition_that_nobody_waits_for_makes_its_version(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -673,3 +764,19 @@ def test_why_there_is_no_version_is_told(
         assert (await bench.flush(number=2, known=1)).updates == 1
 
     trial(tmp_path, test, rule=rule)
+
+
+def test_a_run_goes_on_with_what_its_optimizer_kept(tmp_path: Path, where: str) -> None:
+    async def test(bench: Bench) -> None:
+        for value in (1.0, 3.0):
+            await bench.fill(value)
+        (version,) = await bench.versions(1)
+        again = Intake(bench.plan, 1)
+        assert (again.version, again.steps) == (1, 1)
+        assert bytes(again.old) == bytes(bench.plan.blobs.open(version.model.rid).buffer)
+        assert again.state.keys() == bench.intake.state.keys()
+        for name, array in bench.intake.state.items():
+            assert array.any()
+            np.testing.assert_array_equal(again.state[name], array)
+
+    trial(tmp_path, test, rule=FedBuff(optimizer=Adam(0.1), staleness="constant"))
