@@ -22,6 +22,7 @@ from typing import Any, Final
 
 from .errors import TrackingUnavailable
 from .events import EventKind, RunEvent
+from .order import Order
 from .tracking import SCALAR, Curves, Point
 
 #: A script may stream thousands of values a second; TensorBoard itself looks every few seconds.
@@ -60,6 +61,7 @@ class TensorBoardTracker:
         self._folder = folder
         self._files: dict[str, _EventFile] = {}
         self._curves = Curves()
+        self._order = Order()
         self._flushed_at = time.time()
         folder.mkdir(parents=True, exist_ok=True)
 
@@ -72,7 +74,7 @@ class TensorBoardTracker:
         Raises:
             OSError: If a file cannot be written.
         """
-        for point in self._curves.points(event):
+        for point in self._order.points(event, self._curves.points(event)):
             self._add(point)
         if event.kind in _MILESTONES:
             self.flush()

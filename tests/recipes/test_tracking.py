@@ -10,10 +10,19 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 
 from covey.actors.observe import wandb
-from covey.recipes import ConfigError, Run, add_experiment_tracking
+from covey.recipes import (
+    ConfigError,
+    FedBuffRecipe,
+    LogNormal,
+    Run,
+    SimEnv,
+    TrainContext,
+    add_experiment_tracking,
+)
 from tests.actors.observe.readers import Curve, mlflow_runs, wandb_runs
 
 if TYPE_CHECKING:
@@ -128,3 +137,30 @@ def test_a_package_that_is_missing_is_told_before_anything_starts(
     with pytest.raises(ConfigError, match="did you mean 'mlflow'"):
         add_experiment_tracking(recipe, "mlfow")
     assert recipe.tracking == ()
+
+
+def test_steps_of_asynchronous_training_only_grow(tmp_path: Path) -> None:
+    accumulator: Any = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+
+    def train(params: dict[str, Any], ctx: TrainContext) -> object:
+        return params, {"accuracy": float(ctx.rng.random())}
+
+    recipe = FedBuffRecipe(
+        initial_model={"w": np.zeros(2)}, train=train, num_rounds=60, buffer_size=2
+    )
+    add_experiment_tracking(recipe, tracking_type="tensorboard")
+    durations = LogNormal(0.0, 1.0)
+    env = SimEnv(8, seed=2, workspace=tmp_path, progress=False, durations=durations)
+    run = recipe.execute(env)
+    judged = [row["round"] for row in run.metrics if row["site"] == "global" and row["metrics"]]
+    assert judged != sorted(judged), "versions are judged in another order"
+    folder = run.get_result() / "tracking" / "tensorboard"
+    for site in ("global", *env.sites):
+        reader = accumulator.EventAccumulator(str(folder / site))
+        reader.Reload()
+        drawn = [(event.step, event.value) for event in reader.Scalars("accuracy")]
+        steps = [step for step, _ in drawn]
+        assert steps == sorted(set(steps))
+        rows = [row for row in run.metrics if row["site"] == site and row["metrics"]]
+        measured = {row["round"]: row["metrics"]["accuracy"] for row in reversed(rows)}
+        assert dict(drawn) == pytest.approx(measured)

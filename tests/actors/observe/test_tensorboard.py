@@ -133,3 +133,51 @@ def test_tracking_never_imports_torch(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+# Asynchronous training, in which versions are judged in another order than they are made -----
+
+
+def answered(version: int, site: str, **metrics: float) -> RunEvent:
+    data = {"task": "train", "metrics": metrics, "staleness": 1}
+    return RunEvent(EventKind.SITE_FINISHED, version, site, data)
+
+
+def judged(version: int, **metrics: float) -> RunEvent:
+    data = {"task": "train", "metrics": metrics, "staleness": 1.0}
+    return RunEvent(EventKind.ROUND_FINISHED, version, None, data)
+
+
+OVER = RunEvent(EventKind.RUN_FINISHED, data={"status": "completed"})
+
+
+def test_versions_are_drawn_in_their_order(tmp_path: Path) -> None:
+    track = TensorBoardTracker(tmp_path)
+    track(RunEvent(EventKind.RUN_STARTED, data={"resumed_round": 2}))
+    for version in (2, 4, 3, 7, 6):
+        track(judged(version, accuracy=version / 10))
+    assert [step for step, _ in curve(tmp_path / "global", "accuracy")] == [2, 3, 4]
+    track(round_finished(8, accuracy=0.8))  # the last model, evaluated; 5 was never judged
+    track(OVER)
+    assert curve(tmp_path / "global", "accuracy") == [
+        (version, version / 10) for version in (2, 3, 4, 6, 7, 8)
+    ]
+
+
+def test_a_version_that_is_waited_for_too_long_is_given_up(tmp_path: Path) -> None:
+    track = TensorBoardTracker(tmp_path)
+    for version in range(1, 100):
+        track(judged(version, accuracy=0.5))
+    drawn = [step for step, _ in curve(tmp_path / "global", "accuracy")]
+    assert drawn == list(range(1, 100))
+    track(judged(0, accuracy=0.5))
+    track(OVER)
+    assert [step for step, _ in curve(tmp_path / "global", "accuracy")] == drawn
+
+
+def test_of_values_of_a_site_for_one_version_the_first_is_drawn(tmp_path: Path) -> None:
+    track = TensorBoardTracker(tmp_path)
+    for version, value in ((0, 0.1), (0, 0.2), (3, 0.3), (3, 0.4), (4, 0.5)):
+        track(answered(version, "site-1", accuracy=value))
+    track(OVER)
+    assert curve(tmp_path / "site-1", "accuracy") == [(0, 0.1), (3, 0.3), (4, 0.5)]
