@@ -133,6 +133,9 @@ class TorchOptimizer:
         tensor.grad = _tensor(np.negative(delta, out=delta))
         self._advance(optimizer)
         np.copyto(out, tensor.numpy())
+        if number == 1:
+            for array in state.values():
+                array.fill(0.0)  # also where nothing is kept
         form.save(_kept(optimizer, tensor), state)
 
     # One optimizer ---------------------------------------------------------
@@ -376,9 +379,6 @@ class _Form(tuple[_Entry, ...]):
                 _tensor(array[: entry.count]).copy_(value.reshape(-1))
             elif value is not None:
                 array[0] = value
-            array[entry.count :] = 0.0
-        for name in state.keys() - {entry.name for entry in self}:
-            state[name].fill(0.0)
 
 
 def _tensor(array: F64) -> torch.Tensor:
