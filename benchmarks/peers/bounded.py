@@ -3,7 +3,7 @@
 A run that goes over its time, or with which the machine comes short of memory, is ended with all
 its processes, found by the marker in their environment; so is what a run leaves behind. What was
 measured until then is kept. A look at memory costs time, so a watcher looks rarely enough to take
-at most a twentieth of one processor, or, where time is not what is measured, a quarter.
+at most a twentieth of one processor, or, where time is not what is measured, a half.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _KILLS = 50
 
 #: How much longer to rest than a look took.
 RARELY: Final = 19.0
-OFTEN: Final = 3.0
+OFTEN: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -123,18 +123,33 @@ class Series:
     bounds: Bounds
 
     def take_turns(
-        self, work: Work, repeats: int, read: Reader | None = None, among: Sequence[str] = ALL
+        self,
+        work: Work,
+        repeats: int,
+        read: Reader | None = None,
+        among: Sequence[str] = ALL,
+        close_rounds: int | None = None,
     ) -> dict[str, Trials]:
-        """Have every system do the work once, then every system again, ...; then look closely."""
+        """Have every system do the work once, then every system again, ...; then look closely.
+
+        Args:
+            work: What to do.
+            repeats: How often.
+            read: What is read from the folder of a run.
+            among: The systems that take part, if they are there.
+            close_rounds: Rounds of the runs in which memory is looked at closely, where those of
+                `work` are over before a look at all processes is.
+        """
         names = [name for name in among if name in self.pythons]
         trials = {name: Trials() for name in names}
         for turn in range(repeats):
             for name in names:
                 if trials[name].due() and not (turn and name == WARM):  # it is two runs
                     trials[name].runs[turn] = self._once(name, work, read)
+        longer = replace(work, rounds=close_rounds or work.rounds)
         for name in names:
             if not trials[name].fault and trials[name].wall_s <= _CLOSE_LOOK_S:
-                trials[name].close = self._once(name, work, None, OFTEN).outcome.peaks
+                trials[name].close = self._once(name, longer, None, OFTEN).outcome.peaks
         gone = {name: Trials(missing=why) for name, why in self.missing.items() if name in among}
         return trials | gone
 

@@ -29,17 +29,20 @@ def _row(system: str, trials: Mapping[str, Trials], limit: str) -> list[str]:
     mine = trials[system]
     if not mine.runs:
         return [system, *["-"] * (len(COLUMNS) - 3), limit, note(mine)]
-    more = "> " if mine.fault.startswith("stopped") else ""
-    cells = [system, more + seconds(mine.wall_s) if _counts(mine) else "failed"]
-    cells += [seconds(mine.cpu_s), more + mebibytes(mine.memory), str(mine.processes)]
-    for base in (SCRIPT, FUNCTION):
-        cells.append(more + _walls(mine, trials.get(base)) if _counts(mine) else "-")
-    return [*cells, more + _memories(mine, trials.get(SCRIPT)), limit, note(mine)]
+    script, function = trials.get(SCRIPT), trials.get(FUNCTION)
+    stopped = mine.fault.startswith("stopped")
+    if mine.fault and not stopped:
+        figures = ["failed", seconds(mine.cpu_s), mebibytes(mine.memory), str(mine.processes)]
+        return [system, *figures, "-", "-", "-", limit, note(mine)]
+    figures = [seconds(mine.wall_s), seconds(mine.cpu_s), mebibytes(mine.memory)]
+    ratios = [_walls(mine, script), _walls(mine, function), _memories(mine, script)]
+    if stopped:  # it would have taken more
+        figures, ratios = [[_more(cell) for cell in cells] for cells in (figures, ratios)]
+    return [system, *figures, str(mine.processes), *ratios, limit, note(mine)]
 
 
-def _counts(trials: Trials) -> bool:
-    """Whether its time says something: that of a run that failed does not."""
-    return not trials.fault or trials.fault.startswith("stopped")
+def _more(cell: str) -> str:
+    return cell if cell == "-" else f"> {cell}"
 
 
 def _walls(mine: Trials, base: Trials | None) -> str:

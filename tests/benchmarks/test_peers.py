@@ -65,7 +65,7 @@ def test_a_row_sets_a_whole_command_beside_both_of_coveys() -> None:
 
 def test_a_run_that_was_stopped_is_told_with_what_was_measured_until_then() -> None:
     row = rows(peer=trials(180, fault="stopped after 180 s"))["peer"]
-    assert row[1:6] == ["> 180.00 s", "360.00 s", "> 100 MiB", "3", "> 90.00 x"]
+    assert row[1:6] == ["> 180.00 s", "> 360.00 s", "> 100 MiB", "3", "> 90.00 x"]
     assert row[-1] == "stopped after 180 s"
 
 
