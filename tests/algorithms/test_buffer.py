@@ -27,6 +27,7 @@ from covey.algorithms import (
     apply,
     new_state,
 )
+from covey.algorithms.accumulate import LARGEST_WEIGHT
 from covey.algorithms.optimizers import SGD, Adam
 from covey.algorithms.tensors import DTYPES, Layout, narrow
 
@@ -127,6 +128,36 @@ def test_wide_types_are_summed_in_float64(name: str, exact: bool) -> None:
     for value in (2.0**40, 1.0):
         buffer.add(blob_of(layout, {"x": [value]}), 1.0, DIFF)
     assert (sum_of(buffer.swap(), layout)[0] == 2.0**40 + 1) == exact
+
+
+@pytest.mark.parametrize("name", ["I32", "U32", "I64"])
+def test_integers_of_every_width_are_summed_exactly(name: str) -> None:
+    layout = flat(1, name)
+    buffer = Buffer(layout)
+    for value in (2.0**30, 1.0):
+        buffer.add(blob_of(layout, {"x": [value]}), 1.0, DIFF)
+    assert sum_of(buffer.swap(), layout)[0] == 2.0**30 + 1
+
+
+def test_an_update_is_of_the_newest_version_and_of_no_site_unless_it_is_said() -> None:
+    layout = flat(1)
+    good, bad = (blob_of(layout, {"x": [value]}) for value in (1.0, math.nan))
+    buffer = Buffer(layout)
+    buffer.add(good, 1.0, DIFF)
+    buffer.add_all([Addend(good, 1.0)])
+    assert buffer.tally == Tally(2, 2.0, 0)
+    for refuse in (buffer.check, buffer.add):
+        with pytest.raises(NonFiniteUpdate) as refused:
+            refuse(bad, 1.0, DIFF)
+        assert refused.value.site == ""
+
+
+def test_the_largest_weight_is_taken_and_no_larger_one() -> None:
+    layout = flat(1)
+    buffer, zero = Buffer(layout), blob_of(layout, {"x": [0.0]})
+    buffer.check(zero, LARGEST_WEIGHT, DIFF)
+    with pytest.raises(BadUpdate, match="weight"):
+        buffer.check(zero, math.nextafter(LARGEST_WEIGHT, math.inf), DIFF)
 
 
 @given(order=st.permutations(range(6)), seed=st.integers(0, 2**32))
