@@ -286,7 +286,9 @@ class SynchronousTraining:
 
     def _quorum_lost(self, work: Round) -> QuorumLost:
         left = len(work.done) + len(work.waiting)
-        failures = {**self._job.employment.out, **work.failed}
+        known = {**self._job.employment.out, **work.failed}
+        # In the federation's order: whose word comes first may differ from run to run.
+        failures = {site: known[site] for site in self._plan.sites if site in known}
         sites = len(self._asked.union(failures))
         answered = bool(work.done)
         return QuorumLost(work.number, work.minimum, left, sites, failures, answered=answered)
