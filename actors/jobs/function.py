@@ -284,6 +284,7 @@ class FunctionClients:
     def close(self) -> None:
         """End the threads, at once; one that is at work ends when its call returns."""
         self._threads.close()
+        self.parameters.close()
 
     async def work(self, call: Call) -> None:
         """Have a call made: awaited, on the loop if it has proved quick, or in a thread.

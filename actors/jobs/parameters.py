@@ -14,9 +14,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from operator import attrgetter, methodcaller
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, BinaryIO, Final, TypeAlias
 
-from covey.algorithms.tensors import Layout, Packer
+from covey.algorithms.tensors import Layout, Packer, read_layout, unpack_private
 from covey.algorithms.tensors.control import has_control
 
 from ..downloads.blobs import Blob
@@ -26,6 +26,8 @@ Params: TypeAlias = "dict[str, Any]"
 
 # Above this, copying the numbers costs more than making views, and lent memory would be felt.
 _LENT_BYTES: Final = 256 << 10
+# Above this a private mapping of the file costs less than a copy, unless all of it is changed.
+_READ_BYTES: Final = 4 << 20
 # Calls that run at the same time are few: those in threads, and async ones.
 _POOL: Final = 16
 # What is counted for a tensor that the loan's tuple alone holds.
@@ -76,6 +78,7 @@ class Parameters:
         self.exclude = exclude
         self._key: tuple[str, int] | None = None
         self._bytes = b""
+        self._file: BinaryIO | None = None  # of a large model, in place of its bytes
         self._layout: Layout | None = None
         self._loans: deque[_Loan] = deque(maxlen=_POOL)
         self._lends = False
@@ -89,6 +92,8 @@ class Parameters:
         if self._key != (path, round):
             self._read(path)
             self._key = (path, round)
+        if self._file is not None:
+            return unpack_private(self._file.fileno(), self._packer), None
         if not self._lends:
             return self._packer.unpack(bytearray(self._bytes)), None
         loan = self._loans.pop() if self._loans else None  # the one in cache
@@ -107,9 +112,22 @@ class Parameters:
             return Blob.of_bytes(bytes(token.memory))
         return Blob.of_bytes(self._updates.pack(params))
 
+    def close(self) -> None:
+        """Forget the model; what was lent stays valid."""
+        self._key, self._bytes = None, b""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
     def _read(self, path: str) -> None:
-        self._bytes = Path(path).read_bytes()
-        layout = Layout.parse(self._bytes, size=len(self._bytes))
+        self.close()
+        if Path(path).stat().st_size > _READ_BYTES:
+            # Pages that a call does not write to are shared with all others.
+            self._file = Path(path).open("rb")  # noqa: SIM115 - until the next model
+            layout = read_layout(self._file.fileno())
+        else:
+            self._bytes = Path(path).read_bytes()
+            layout = Layout.parse(self._bytes, size=len(self._bytes))
         if layout != self._layout:
             self._layout = layout
             self._packer = Packer(layout)

@@ -118,3 +118,25 @@ def test_a_new_round_lends_the_new_model(path: str) -> None:
     del params, token
     params, _ = model.lend(path, 1)
     assert torch.equal(params["a"], other["a"])
+
+
+@pytest.mark.parametrize("kind", ["numpy", "torch"])
+def test_a_large_model_is_lent_apart_to_each_call_even_when_its_file_is_gone(
+    tmp_path: Path, kind: str
+) -> None:
+    make: Any = np.ones if kind == "numpy" else torch.ones
+    file = tmp_path / "large.safetensors"
+    layout = Layout.of({"w": make((1 << 20) + 3), "n": make(3)})
+    file.write_bytes(Packer(layout).pack({"w": make((1 << 20) + 3), "n": make(3)}))
+    before = file.read_bytes()
+    assert len(before) > 4 << 20
+    model = Parameters(())
+    first, token = model.lend(str(file), 0)
+    first["w"] += 1
+    assert file.read_bytes() == before
+    file.unlink()
+    second, _ = model.lend(str(file), 0)
+    model.close()
+    assert float(second["w"][-1]) == 1
+    assert float(first["w"][-1]) == 2
+    assert float(unpacked(model.pack(first, token))["w"][-1]) == 2
