@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from covey.algorithms import accumulate
-from covey.algorithms.accumulate import Adder, judge
+from covey.algorithms.accumulate import LARGEST_NUMBER, Adder, judge
 from covey.algorithms.tensors import DTYPES, widen
 
 F32 = DTYPES["F32"]
@@ -55,6 +55,19 @@ def test_torch_and_numpy_add_alike(
     np.testing.assert_allclose(by_numpy, expected, rtol=within, atol=within)
 
 
+@pytest.mark.parametrize("name", ["F32", "F64"])
+def test_short_arrays_come_to_the_same_bits_with_and_without_torch(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    random, storage = np.random.default_rng(1), DTYPES[name].storage
+    values = [random.standard_normal(65_536).astype(storage) for _ in range(3)]
+    total = np.float64 if name == "F64" else np.float32
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    by_torch = summed(values, total, name)
+    without_torch(monkeypatch)
+    np.testing.assert_array_equal(by_torch, summed(values, total, name))
+
+
 @pytest.mark.parametrize(("threads", "called"), [(1, True), (2, False)])
 def test_a_torch_that_would_use_other_cores_is_let_be(
     threads: int, called: bool, monkeypatch: pytest.MonkeyPatch
@@ -71,6 +84,19 @@ def test_a_torch_that_would_use_other_cores_is_let_be(
     values = np.ones(70_000, np.float32)
     summed([values, values], np.float32)
     assert bool(tensors) == called
+
+
+@pytest.mark.parametrize("type_", [np.float32, np.float64])
+def test_torch_adds_what_may_only_be_read_and_does_not_warn(
+    type_: type[np.floating[Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    numbers = np.arange(70_000).astype(type_)
+    values = np.frombuffer(numbers.tobytes(), type_)
+    name = "F32" if type_ is np.float32 else "F64"
+    sums = summed([values] * 3, type_, name)
+    np.testing.assert_allclose(sums, (0.7 + 1.7 + 2.7) * numbers, rtol=1e-6)
+    np.testing.assert_array_equal(values, numbers)
 
 
 def test_numbers_that_lie_askew_are_added() -> None:
@@ -111,6 +137,13 @@ def test_what_is_judged_fine_is_finite_and_within_the_sums_range(
         assert why == "numbers too large to be summed"
     else:
         assert why == ""
+
+
+def test_the_largest_number_is_fine_and_a_larger_one_is_not() -> None:
+    lanes = np.array([LARGEST_NUMBER], np.float32)
+    assert judge(F32, lanes, 1.0, np.float32) == ""
+    lanes = np.nextafter(lanes, np.float32(np.inf))
+    assert judge(F32, lanes, 1.0, np.float32) == "numbers too large to be summed"
 
 
 @pytest.mark.parametrize("place", [0, 8_191, 8_192, 65_536, 65_599])
