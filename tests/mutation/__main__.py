@@ -1,7 +1,7 @@
 """`python -m tests.mutation [--survivors] [FILE...]`: change, test, tell.
 
-With files, only theirs are made anew. With `--survivors`, those that survived the last time are
-tried again, and nothing is written.
+With files, only theirs are made anew. With `--survivors`, only those that survived the last time
+are tried again, of files that have not changed since.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import os
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -33,7 +34,7 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 def main() -> int:
     """Return 1 if too few were killed, or a listed equivalent is none."""
     parser = argparse.ArgumentParser(prog="python -m tests.mutation")
-    parser.add_argument("--survivors", action="store_true", help="try those again; write nothing")
+    parser.add_argument("--survivors", action="store_true", help="try only those again")
     parser.add_argument("file", nargs="*", help=f"of {', '.join(SCOPE)}")
     options = parser.parse_args()
     unknown = sorted(set(options.file) - set(SCOPE))
@@ -46,14 +47,10 @@ def main() -> int:
         for path in options.file or SCOPE:
             mutants = mutants_of((workshop.tree / path).read_bytes())
             if options.survivors:
-                survived = {each.key for each in results[path].survivors if not each.why}
-                mutants = [mutant for mutant in mutants if mutant.key in survived]
-            result = examine(workshop, path, mutants)
-            if not options.survivors:
-                results[path] = result
-                save(results)
-    if options.survivors:
-        return 0
+                results[path] = examine_again(workshop, path, mutants, results[path])
+            else:
+                results[path] = examine(workshop, path, mutants)
+            save(results)
     percent = sum_of(results).percent
     _say(f"{percent:.1f} % killed; {WANTED_PERCENT} % wanted")
     return 0 if percent >= WANTED_PERCENT else 1
@@ -91,6 +88,23 @@ def examine(workshop: Workshop, path: str, mutants: list[Mutant]) -> FileResult:
     _say(f"  {killed} killed, {timeout} by time, {len(survivors)} survived in {seconds:.0f} s")
     commit = commit_of(ROOT, path)
     return FileResult(killed, timeout, survivors, baseline.count, round(seconds), commit)
+
+
+def examine_again(
+    workshop: Workshop, path: str, mutants: list[Mutant], last: FileResult
+) -> FileResult:
+    """Try those again that survived the last time: tests only become more."""
+    survived = {each.key for each in last.survivors}
+    left = [mutant for mutant in mutants if mutant.key in survived]
+    if len(mutants) != last.total or len(left) != len(survived):
+        raise SystemExit(f"{path} has changed; leave --survivors out")
+    now = examine(workshop, path, left)
+    return replace(
+        now,
+        killed=last.killed + now.killed,
+        timeout=last.timeout + now.timeout,
+        seconds=last.seconds + now.seconds,
+    )
 
 
 def _say(text: str) -> None:

@@ -12,7 +12,7 @@ import platform
 import subprocess
 import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
@@ -112,7 +112,9 @@ def load() -> dict[str, FileResult]:
     content: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
     results: dict[str, FileResult] = {}
     for path, values in content.items():
-        survivors = [Survivor(**survivor) for survivor in values.pop("survivors")]
+        reasons = equivalents(path)
+        found = [Survivor(**survivor) for survivor in values.pop("survivors")]
+        survivors = [replace(each, why=reasons.get(each.key, "")) for each in found]
         results[path] = FileResult(survivors=survivors, **values)
     return results
 
