@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from .bounded import OFTEN, Bounds, Outcome, Peaks, run
-from .systems import ALL, WARM, call
+from .systems import ALL, OWN, WARM, call
 from .work.settings import Work
 
 #: A run that took longer is not repeated.
 ONCE_S: Final = 60.0
-#: A run that took less is done once more to look at its memory closely, at the cost of its time.
+#: A run that took less is done once more to look at its memory closely, at the cost of its time;
+#: one of covey's always, as too few looks would flatter it.
 _CLOSE_LOOK_S: Final = 20.0
 
 #: What a table reads from a run's folder before that is deleted.
@@ -148,7 +149,7 @@ class Series:
                     trials[name].runs[turn] = self._once(name, work, read)
         longer = replace(work, rounds=close_rounds or work.rounds)
         for name in names:
-            if not trials[name].fault and trials[name].wall_s <= _CLOSE_LOOK_S:
+            if not trials[name].fault and (name in OWN or trials[name].wall_s <= _CLOSE_LOOK_S):
                 trials[name].close = self._once(name, longer, None, OFTEN).outcome.peaks
         gone = {name: Trials(missing=why) for name, why in self.missing.items() if name in among}
         return trials | gone

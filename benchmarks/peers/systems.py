@@ -19,8 +19,9 @@ from .work.settings import Work
 HERE: Final = Path(__file__).parent
 SCRIPT: Final = "covey, script"
 FUNCTION: Final = "covey, function"
-#: Covey's come first: peers are set beside both.
-ALL: Final = (SCRIPT, FUNCTION, *REQUIREMENTS)
+#: Peers are set beside both.
+OWN: Final = (SCRIPT, FUNCTION)
+ALL: Final = (*OWN, *REQUIREMENTS)
 BATCHED: Final = "covey, batched"
 LOOP: Final = "plain loop"
 WARM: Final = "flwr, superlink up"

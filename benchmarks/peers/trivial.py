@@ -16,8 +16,8 @@ SIZES = {2: 3, 8: 1, 32: 3, 100: 1}
 _FASTER = {2: 5, 32: 4}
 _NOTE = (
     "A convolutional network of 3,818 parameters, two steps of SGD on 8 samples, 3 rounds; the "
-    "time is the whole command's. Ratios are a system's figure over covey's. Memory of runs under "
-    "20 s is that of a run of 21 rounds, in which it is looked at closely."
+    "time is the whole command's. Ratios are a system's figure over covey's. Memory of covey "
+    "and of all runs under 20 s is that of a run of 21 rounds, in which it is looked at closely."
 )
 _NOTE_WARM = (
     " 'flwr, superlink up' is the second of two runs, with the superlink that the first one has "
