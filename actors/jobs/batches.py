@@ -68,7 +68,7 @@ class Place:
         rid: The RID of the model to train.
         model: That model's bytes, which outlive its blob.
         difference: Whether the update is to be a difference.
-        deadline_s: Seconds that the call may take, None for any time.
+        deadline_s: Seconds that the task may take, None for any time.
         on_metric: Takes values of curves.
         done: Told on the loop what came of it.
     """
@@ -150,7 +150,7 @@ class Batches:
         call = _Call(self._clients, self._function_of(places[0].task.name), places)
         results: Sequence[Made | Exception]
         try:
-            async with self._clients.slots, asyncio.timeout(places[0].deadline_s):
+            async with self._clients.slots, asyncio.timeout(_deadline_of(places)):
                 returned, error, _ = await self._clients.run_in_thread(
                     partial(call.make, self._stack_of(places[0].model))
                 )
@@ -236,6 +236,12 @@ class _Call:
 
     def _failure(self, place: Place, error: BaseException) -> FunctionFailed:
         return FunctionFailed(place.site, "", fault_of(error, self._function))
+
+
+def _deadline_of(places: list[Place]) -> float | None:
+    """What a call may take: as long as its tasks one after the other."""
+    each = places[0].deadline_s
+    return None if each is None else each * len(places)
 
 
 def _cut(stack: Stack, model: FLModel, count: int) -> tuple[Rows, dict[int, BadUpdate]]:

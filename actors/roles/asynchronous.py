@@ -43,6 +43,7 @@ from .versions import Version, Versions
 COMMIT_EVERY_S: Final = 1.0
 # Updates that are added in one go: they pass through memory as one, and are held until then.
 COUNTED_AT_ONCE: Final = 32
+COUNTED_BYTES: Final = 64 << 20
 # Sites that are named where there may be thousands.
 NAMED: Final = 5
 
@@ -99,6 +100,8 @@ class AsynchronousTraining:
         # Leases that have run out, by sites that have not answered yet. They get another one in
         # as much time again: some have never got their task, from others it is taken away.
         self._overdue: dict[str, Lease] = {}
+        # The last lease of each site that an answer came too late for.
+        self._stale: dict[str, int] = {}
         self._random = Random(derive(settings.seed, "turns"))
         self._over: asyncio.Future[None]
         self._rounds = SynchronousTraining(job)
@@ -246,7 +249,9 @@ class AsynchronousTraining:
         if overdue is not None and overdue.id == msg.attempt:
             self._too_late(msg)
         if standing != "accepted" or lease is None:
-            self._progress.stale += standing == "stale"
+            if standing == "stale" and self._stale.get(msg.site) != msg.attempt:
+                self._stale[msg.site] = msg.attempt  # it may be sent again
+                self._progress.stale += 1
             return Counted(standing, f"lease {msg.attempt} is over")
         if (msg.task, msg.round) != ("train", lease.version):
             return Counted("refused", f"lease {lease.id} is for version {lease.version}")
@@ -265,7 +270,7 @@ class AsynchronousTraining:
         async with self._counting:
             while self._uncounted:
                 updates: list[Done] = []
-                while self._uncounted and len(updates) < COUNTED_AT_ONCE:
+                while self._uncounted and len(updates) < self.at_once:
                     lease, outcome = self._uncounted.popleft()
                     if isinstance(outcome, Failure):
                         await self._count_now(updates)
@@ -275,6 +280,12 @@ class AsynchronousTraining:
                     else:
                         updates.append(Done(lease, outcome))
                 await self._count_now(updates)
+
+    @property
+    def at_once(self) -> int:
+        """Updates that are counted in one go: none that a version could be made of before."""
+        size = max(1, self.job.plan.layout.size)
+        return max(1, min(self.room, COUNTED_AT_ONCE, COUNTED_BYTES // size))
 
     async def _count_now(self, updates: Sequence[Done]) -> None:
         await self.count(updates)
@@ -315,8 +326,6 @@ class AsynchronousTraining:
     def enter(self, done: Done, entered: Entered) -> None:
         """The aggregator has taken an update, or refused it: its site is free."""
         lease = done.lease
-        if self.leases.get(lease.id) is None:
-            return  # it had been taken, and only the word of it was lost
         failure = refusal(entered)
         if failure is not None:
             self._progress.stale += entered.verdict == "stale"
@@ -459,9 +468,9 @@ class AsynchronousTraining:
             self._gone(result)
 
     def _gone(self, error: Exception) -> None:
-        """The aggregator has crashed too often."""
+        """The aggregator has crashed too often, or the disk is full."""
         if not self.over:
-            self._over.set_exception(gone(error))
+            self._over.set_exception(error if isinstance(error, OSError) else gone(error))
 
     def _advance(self, advanced: Advanced) -> None:
         """A new version is there: the next to be free gets it."""

@@ -65,7 +65,7 @@ class BatchTrainer(Trainer):
 
     def _outcome_of(self, msg: Assign, result: Made | Exception) -> Update | Failure:
         if isinstance(result, TimeoutError) and msg.deadline_s is not None:
-            text = f"no answer within {msg.deadline_s:g} s, the task's deadline"
+            text = f"no answer within {msg.deadline_s:g} s, the task's deadline, times the sites"
             return Failure("DeadlinePassed", text, fatal=False)
         if isinstance(result, Exception):
             return failure_of(result, fatal=False)

@@ -307,7 +307,8 @@ class BufferedAggregator(Actor):
             return None
         intake.steps += 1
         stalenesses, intake.stalenesses = tuple(intake.stalenesses), []
-        make = partial(self._make, intake.steps, intake.buffer.swap(), stalenesses)
+        lost, intake.lost = intake.lost, 0  # here, not in the thread: more may be lost meanwhile
+        make = partial(self._make, intake.steps, intake.buffer.swap(), stalenesses, lost)
         if self._plan.layout.size <= INLINE_BYTES:
             return self._made(make())
         intake.making = asyncio.get_running_loop().run_in_executor(None, make)
@@ -323,7 +324,7 @@ class BufferedAggregator(Actor):
 
         self.ctx.run(asyncio.shield(making), made)
 
-    def _make(self, version: int, sums: Sums, stalenesses: tuple[int, ...]) -> Advanced:
+    def _make(self, version: int, sums: Sums, stalenesses: tuple[int, ...], lost: int) -> Advanced:
         """Write a version; what goes wrong is told, not raised."""
         plan, intake, began = self._plan, self._intake, time.perf_counter()
         nothing = BlobRef(b"", 0)
@@ -353,7 +354,6 @@ class BufferedAggregator(Actor):
             intake.buffer.give_back(sums)
         intake.old = blob.buffer
         model = BlobRef(plan.blobs.register(blob), blob.size)
-        lost, intake.lost = intake.lost, 0
         return Advanced(version, model, stalenesses, lost, time.perf_counter() - began)
 
     def _made(self, advanced: Advanced) -> Advanced:

@@ -51,8 +51,10 @@ class VirtualTraining(AsynchronousTraining):
         self._batched = batched
         self._held: list[tuple[Lease, Assign]] = []
         # Updates whose time has come, by their sites: as long as they make no version, and their
-        # sites get no other task, nothing depends on them.
+        # sites get no other task, nothing depends on them but what is judged by metrics.
         self._collected: dict[str, Done] = {}
+        progress = job.plan.progress
+        self._is_judged = progress.stop is not None or progress.patience is not None
 
     @property
     def time(self) -> float | None:
@@ -129,6 +131,7 @@ class VirtualTraining(AsynchronousTraining):
             if lease is None or self.over:
                 continue  # its site was lost meanwhile
             text = f"no answer within {self.settings.lease_s:g} s, its lease"
+            self._progress.stale += slow  # it comes, and too late
             outcome = Failure("LeaseOver", text, fatal=False) if slow else answer.result()
             await self._end(lease, outcome)
 
@@ -141,7 +144,7 @@ class VirtualTraining(AsynchronousTraining):
         self.leases.settle(lease.id)
         self._free(lease.site)
         self._collected[lease.site] = Done(lease, outcome, self._time - lease.began)
-        if len(self._collected) >= self.room:
+        if self._is_judged or len(self._collected) >= self.at_once:
             await self._count_collected()
 
     async def _count_collected(self) -> None:
@@ -157,12 +160,8 @@ class VirtualTraining(AsynchronousTraining):
                 self.tell_update(done, entered.staleness)
             return
         self._progress.stale += entered.verdict == "stale"
-        if self._fail(done.lease, failure):
-            if site in self.idle:
-                self.idle.remove(site)
-            again = self.leases.revoke(site)
-            if again is not None:
-                self._judge(self._versions.give_up(again.version))
+        if self._fail(done.lease, failure) and site in self.idle:
+            self.idle.remove(site)
 
     def _set_time(self, time: float) -> None:
         self._time = self.job.plan.progress.time = time

@@ -218,7 +218,9 @@ def test_curves_are_streamed_by_each_site_of_a_call(tmp_path: Path) -> None:
     assert log.count("step_loss") == SITES
 
 
-def test_a_call_that_takes_too_long_fails_its_sites_and_is_not_waited_for(tmp_path: Path) -> None:
+def test_a_call_has_as_long_as_its_tasks_together_and_is_not_waited_for_any_longer(
+    tmp_path: Path,
+) -> None:
     import threading
 
     release = threading.Event()
@@ -228,9 +230,11 @@ def test_a_call_that_takes_too_long_fails_its_sites_and_is_not_waited_for(tmp_pa
         release.wait(60)
         return params
 
-    recipe = FedAvgRecipe(initial_model=zeros("numpy"), num_rounds=1, train=train, task_timeout=0.2)
+    recipe = FedAvgRecipe(
+        initial_model=zeros("numpy"), num_rounds=1, train=train, task_timeout=0.01
+    )
     try:
-        with pytest.raises(JobFailed, match=r"no answer within 0\.2 s"):
+        with pytest.raises(JobFailed, match=r"no answer within 0\.01 s, .* times the sites"):
             run(recipe, tmp_path)
     finally:
         release.set()

@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import pytest
 from covey.actors.downloads.blobs import Blob, Blobs, Rid
 from covey.actors.roles import buffering
 from covey.actors.roles.buffering import BufferedAggregator
+from covey.actors.roles.filling import Done, Filling
 from covey.actors.roles.messages import Fill, Filled
 from covey.algorithms import SGD, Adam, Exponential, Hinge, Polynomial, Staleness, Threshold
 from covey.client import FLModel
@@ -255,6 +257,68 @@ def test_an_answer_after_its_lease_is_told_and_tallied_as_stale(tmp_path: Path) 
     assert run.join() is RunStatus.COMPLETED
     assert "site-1 answered after its lease; the update was not counted" in texts_of(run)
     assert json.loads((run.get_result() / "summary.json").read_text())["stale"] == 1
+
+
+@pytest.mark.parametrize(
+    ("recipe", "settings", "virtual", "most"),
+    [
+        (FedBuffRecipe, {"buffer_size": 7}, True, 7),
+        (FedBuffRecipe, {"buffer_size": 100}, True, 32),
+        (FedBuffRecipe, {"buffer_size": 7, "stop_cond": "quality >= 9"}, True, 1),
+        (FedBuffRecipe, {"buffer_size": 7, "patience": 99}, True, 1),
+        (FedBuffRecipe, {"buffer_size": 7}, False, 7),
+        (FedAsyncRecipe, {}, True, 1),
+        (FedAsyncRecipe, {}, False, 1),
+    ],
+)
+def test_no_update_waits_in_a_message_for_a_version_that_another_one_in_it_makes(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    recipe: Any,
+    settings: dict[str, Any],
+    virtual: bool,
+    most: int,
+) -> None:
+    sizes: list[int] = []
+    room = 1
+    fill = Filling.fill
+
+    async def watched(self: Filling, updates: Sequence[Done]) -> Filled:
+        nonlocal room
+        assert len(updates) <= room
+        sizes.append(len(updates))
+        filled = await fill(self, updates)
+        room = filled.room
+        return filled
+
+    def reporting(params: Model, ctx: TrainContext) -> Any:
+        return params, {"quality": 1.0}
+
+    monkeypatch.setattr(Filling, "fill", watched)
+    job = recipe(
+        initial_model=MODEL,
+        train=reporting,
+        num_rounds=5,
+        concurrency=60,
+        key_metric="quality",
+        **settings,
+    )
+    durations = LogNormal(0.0, 0.5) if virtual else None
+    job.execute(SimEnv(600, workspace=tmp_path, seed=2, progress=False, durations=durations))
+    assert max(sizes) <= most
+    if virtual:
+        assert max(sizes) == most
+
+
+def test_a_client_that_is_too_slow_in_virtual_time_is_tallied_as_stale(tmp_path: Path) -> None:
+    def duration(site: str, rng: np.random.Generator) -> float:
+        return 100.0 if site == "site-1" else float(rng.uniform(1, 2))
+
+    recipe = FedBuffRecipe(
+        initial_model=MODEL, train=train, num_rounds=30, buffer_size=2, lease=5.0, most_failures=2
+    )
+    run = recipe.execute(environment(tmp_path, 3, duration))
+    assert json.loads((run.get_result() / "summary.json").read_text())["stale"] == 2
 
 
 def test_updates_that_are_too_stale_do_not_count(tmp_path: Path) -> None:
