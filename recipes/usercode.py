@@ -14,6 +14,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from covey.actors.jobs.batched import Batched
+
 from .errors import ConfigError
 
 
@@ -23,8 +25,10 @@ def checked_function(setting: str, function: Any) -> Any:
         return None
     if not callable(function):
         raise ConfigError(setting, f"{function!r} is no function; a script goes to train_script=")
+    called = function.function if isinstance(function, Batched) else function
     try:
-        signature = inspect.signature(function)
+        # What a decorator wraps may take more: it is the decorator's own that clients call.
+        signature = inspect.signature(called, follow_wrapped=False)
     except (TypeError, ValueError):
         return function  # it has none that could be read
     try:
@@ -34,7 +38,7 @@ def checked_function(setting: str, function: Any) -> Any:
         raise ConfigError(
             setting,
             f"{name}{signature} cannot be called with the parameters and a TrainContext "
-            f"({error}); it should be {name}(params, ctx){_place(function)}",
+            f"({error}); it should be {name}(params, ctx){_place(called)}",
         ) from None
     return function
 
@@ -43,7 +47,7 @@ def _place(function: Any) -> str:
     """Where a function is defined, as the last lines of an error."""
     while isinstance(function, functools.partial):
         function = function.func
-    found: Any = inspect.unwrap(function)
+    found: Any = function
     if not hasattr(found, "__code__"):
         found = getattr(found, "__call__", None)  # noqa: B004 (of an object that is no function)
     code = getattr(found, "__code__", None)

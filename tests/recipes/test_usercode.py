@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from covey.recipes import ConfigError, FedEvalRecipe, TrainContext
+from covey.recipes import ConfigError, FedEvalRecipe, TrainContext, batched
 
 if TYPE_CHECKING:
     from tests.recipes.conftest import Lab
@@ -57,6 +57,26 @@ def anything(*arguments: Any) -> Any:
     return arguments[0]
 
 
+def with_lr(function: Any) -> Any:
+    """Supplies an argument that clients do not give."""
+
+    @functools.wraps(function)
+    def inner(params: dict[str, Any], ctx: TrainContext) -> Any:
+        return function(params, ctx, 0.1)
+
+    return inner
+
+
+def without_context(function: Any) -> Any:
+    """Takes one argument, whatever it wraps."""
+
+    @functools.wraps(function)
+    def alone(params: dict[str, Any]) -> Any:
+        return function(params, None)
+
+    return alone
+
+
 #: `dict` has no signature that could be read.
 GOOD: list[Any] = [functools.partial(three_arguments, lr=0.1), anything, Trainer().train, dict]
 
@@ -64,6 +84,24 @@ GOOD: list[Any] = [functools.partial(three_arguments, lr=0.1), anything, Trainer
 @pytest.mark.parametrize("function", GOOD)
 def test_whatever_takes_two_arguments_is_a_function(lab: Lab, function: Any) -> None:
     lab.recipe(train=function, evaluate=function)
+
+
+def test_a_decorator_may_supply_arguments_of_what_it_wraps(lab: Lab) -> None:
+    for function in (with_lr(three_arguments), batched(with_lr(three_arguments))):
+        lab.recipe(train=function, evaluate=function)
+
+
+def test_what_a_decorator_makes_is_looked_at_and_not_what_it_wraps(lab: Lab) -> None:
+    for function in (without_context(anything), batched(without_context(anything))):
+        with pytest.raises(ConfigError, match=r"^train: anything\(params\)") as caught:
+            lab.recipe(train=function)
+        assert str(caught.value).splitlines()[-1].strip().startswith("@functools.wraps(")
+
+
+def test_a_batched_function_is_looked_at(lab: Lab) -> None:
+    wrong: Any = batched(one_argument)
+    with pytest.raises(ConfigError, match=r"^train: one_argument\("):
+        lab.recipe(train=wrong)
 
 
 def test_a_function_that_evaluates_is_looked_at_too(lab: Lab) -> None:
