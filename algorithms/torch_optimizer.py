@@ -9,7 +9,8 @@ to the same bits. So nothing lives on between steps. For each tensor an optimize
 it kept is put into it, it steps, and what it keeps is taken out: every number goes to the first
 places of an array that is as long as the tensor, which float64 holds exactly. Which numbers there
 are, and of which type, is learnt from an optimizer of a tensor of the same shape. A scheduler sees
-no tensor: what it does to the settings is found by counting to the number of the step.
+no tensor: what it does to the settings is found by counting to the number of the step, for each
+shape, on which an optimizer's settings may depend.
 """
 
 from __future__ import annotations
@@ -39,6 +40,9 @@ _TRIAL_SHAPES: Final[tuple[Shape, ...]] = ((4, 3), (2, 3, 2, 2), (5,), ())
 _TRIAL_STEPS: Final = 3  # what appears late, such as momentum, appears in the second
 _TRIAL_DISTANCE: Final = 1e-9  # rounding may depend on where a tensor lies, other things may not
 
+#: Held while a scheduler is counted, for a moment; of all rules, so that a rule can be copied.
+_COUNTING: Final = threading.Lock()
+
 
 class TorchOptimizer:
     """An optimizer of PyTorch on the server, with one of its schedulers if wanted.
@@ -56,8 +60,8 @@ class TorchOptimizer:
 
     Args:
         optimizer: A class such as `torch.optim.AdamW`, or a function. It is called with a list
-            of one tensor and gives an optimizer. A function may choose by the tensor's number of
-            dimensions, such as Muon for matrices and AdamW for the rest.
+            of one tensor and gives an optimizer. A function may choose by the tensor's shape, such
+            as Muon for matrices and AdamW for the rest, or a learning rate by fan-in.
         args: Its keyword arguments, such as `{"lr": 0.01}`.
         scheduler: A class such as `torch.optim.lr_scheduler.CosineAnnealingLR`, or a function. It
             is called with the optimizer.
@@ -80,10 +84,21 @@ class TorchOptimizer:
         self.scheduler = scheduler
         self.scheduler_args = dict(scheduler_args or {})
         self._name = str(getattr(optimizer, "__name__", optimizer))
+        self._learn_anew()
+
+    def _learn_anew(self) -> None:
         self._forms: dict[Shape, _Form] = {}
         self._names: tuple[str, ...] | None = None
-        self._courses: dict[int, _Course] = {}
-        self._lock = threading.Lock()
+        self._courses: dict[Shape, _Course] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The settings; a copy learns for itself what it must know of tensors."""
+        learnt = {"_forms", "_names", "_courses"}
+        return {name: value for name, value in vars(self).items() if name not in learnt}
+
+    def __setstate__(self, settings: Mapping[str, Any]) -> None:
+        vars(self).update(settings)
+        self._learn_anew()
 
     def __repr__(self) -> str:
         scheduled = ""
@@ -104,7 +119,7 @@ class TorchOptimizer:
         return self._names
 
     def check(self, shapes: Iterable[Shape] = ()) -> None:
-        """Try the settings out, on small tensors and on zeros of these shapes.
+        """Try the settings and the scheduler out, on small tensors and on zeros of these shapes.
 
         Raises:
             BadSetting: The optimizer or the scheduler cannot be made or cannot step, or it keeps
@@ -114,6 +129,8 @@ class TorchOptimizer:
         for shape in dict.fromkeys(shapes):
             if 0 not in shape and not {entry.name for entry in self._form(shape)} <= set(names):
                 raise BadSetting("optimizer", f"{self._name} keeps other things of {shape}")
+            if self.scheduler is not None:
+                self._scheduled(shape, 1)
 
     def step(
         self, delta: F64, old: F64, out: F64, state: State, number: int, scale: float = 1.0
@@ -167,27 +184,29 @@ class TorchOptimizer:
         """Give an optimizer the settings that it has in a step."""
         (group,) = optimizer.param_groups
         if self.scheduler is not None:
-            with self._lock:
-                group.update(self._course(group["params"][0].ndim).at(number))
+            group.update(self._scheduled(tuple(group["params"][0].shape), number))
         if scale != 1.0:
             if "lr" not in group:
                 raise BadSetting("optimizer", f"{self._name} has no lr that could be scaled")
             group["lr"] = group["lr"] * scale
 
-    def _course(self, dimensions: int) -> _Course:
-        if dimensions not in self._courses:
-            self._courses[dimensions] = _Course(self, dimensions)
-        return self._courses[dimensions]
+    def _scheduled(self, shape: Shape, number: int) -> Settings:
+        """What the scheduler makes of the settings that a tensor of this shape has."""
+        with _COUNTING:
+            if shape not in self._courses:
+                self._courses[shape] = _Course(self, shape)
+            return self._courses[shape].at(number)
 
-    def scheduled(self, dimensions: int) -> tuple[torch.optim.Optimizer, Any]:
-        """An optimizer of a tensor that does not matter, with its scheduler.
+    def scheduled(self, shape: Shape) -> tuple[torch.optim.Optimizer, Any]:
+        """An optimizer of a tensor of zeros, which takes the memory of one, with its scheduler.
 
         Raises:
             BadSetting: The scheduler cannot be made.
         """
         import torch
 
-        optimizer = self._make(torch.zeros((1,) * dimensions, dtype=torch.float64))
+        optimizer = self._make(torch.zeros((), dtype=torch.float64).expand(shape))
+        optimizer.state.clear()  # Adagrad's is as large as the tensor from the beginning
         assert self.scheduler is not None
         name = getattr(self.scheduler, "__name__", self.scheduler)
         try:
@@ -227,25 +246,29 @@ class TorchOptimizer:
             self._try_apart(shape)
             names.update(entry.name for entry in form)
             if self.scheduler is not None:
-                self._course(len(shape)).at(_TRIAL_STEPS)
+                self._scheduled(shape, _TRIAL_STEPS)
         if refused is not None and not worked:
             raise refused
         return tuple(sorted(names))
 
     def _try_apart(self, shape: Shape) -> None:
-        """Compare two tensors side by side with each by itself, through `step`."""
+        """Compare optimizers that live on with ones made anew for each step, as `step` does.
+
+        Two tensors are side by side in one, unless the user's function takes one tensor alone.
+        """
         import torch
 
         size = (2, _TRIAL_STEPS, *shape)
         numbers = np.sin(1.0 + np.arange(float(np.prod(size)))).reshape(size)
         together = [torch.zeros(shape, dtype=torch.float64) for _ in range(2)]
-        optimizer = self._make(*together)
-        before = _settings_of(optimizer)
+        optimizers = self._side_by_side(together)
+        before = [_settings_of(optimizer) for optimizer in optimizers]
         for step in range(_TRIAL_STEPS):
             for tensor, given in zip(together, numbers, strict=True):
                 tensor.grad = torch.tensor(given[step])
-            self._advance(optimizer)
-        if repr(_settings_of(optimizer)) != repr(before):
+            for optimizer in optimizers:
+                self._advance(optimizer)
+        if repr([_settings_of(optimizer) for optimizer in optimizers]) != repr(before):
             raise BadSetting("optimizer", f"{self._name} changes its own settings as it steps")
         form = self._form(shape)
         for tensor, given in zip(together, numbers, strict=True):
@@ -253,6 +276,13 @@ class TorchOptimizer:
             if not np.allclose(alone, tensor.numpy(), _TRIAL_DISTANCE, _TRIAL_DISTANCE):
                 why = "looks at several tensors at a time, or at chance"
                 raise BadSetting("optimizer", f"{self._name} {why}; it must do with one")
+
+    def _side_by_side(self, tensors: list[torch.Tensor]) -> list[torch.optim.Optimizer]:
+        """One optimizer of these tensors, or one of each where there is none of several."""
+        try:
+            return [self._make(*tensors)]
+        except BadSetting:
+            return [self._make(tensor) for tensor in tensors]
 
     def _alone(self, form: _Form, gradients: F64) -> F64:
         """A tensor after steps of its own, each with an optimizer made anew."""
@@ -274,14 +304,14 @@ class TorchOptimizer:
 class _Course:
     """What a scheduler makes of an optimizer's settings, by the number of the step."""
 
-    def __init__(self, rule: TorchOptimizer, dimensions: int) -> None:
+    def __init__(self, rule: TorchOptimizer, shape: Shape) -> None:
         self._rule = rule
-        self._dimensions = dimensions
+        self._shape = shape
         self._begin()
 
     def _begin(self) -> None:
         self._number = 1
-        self._optimizer, self._scheduler = self._rule.scheduled(self._dimensions)
+        self._optimizer, self._scheduler = self._rule.scheduled(self._shape)
 
     def at(self, number: int) -> Settings:
         """The settings in a step, the first being 1."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import subprocess
 import sys
 import textwrap
@@ -271,6 +272,54 @@ def test_a_schedule_and_a_delay_scale_the_learning_rate() -> None:
     *_, (expected, _) = by_rounds(FedOpt(halved), deltas())
     np.testing.assert_allclose(
         numbers(model, layout_of(), "w"), numbers(expected, layout_of(), "w")
+    )
+
+
+def by_fan_in(params: list[torch.Tensor]) -> Any:
+    """A learning rate that depends on the tensor's shape."""
+    return Optim.SGD(params, lr=1.0 / max(1, params[0].numel()))
+
+
+def test_a_scheduler_keeps_settings_that_depend_on_the_shape() -> None:
+    halving = {"gamma": 0.5}
+    rule = TorchOptimizer(by_fan_in, scheduler=Schedulers.ExponentialLR, scheduler_args=halving)
+    rule.check([(4, 10), (2, 5), (7,)])
+    for shape in ((4, 10), (2, 5), (7,), ()):
+        for number in (1, 2):
+            old, out = np.zeros(shape), np.empty(shape)
+            rule.step(np.ones(shape), old, out, {}, number)
+            np.testing.assert_allclose(out, 0.5 ** (number - 1) / max(1, old.size))
+
+
+def of_one(params: list[torch.Tensor]) -> Any:
+    """Takes a list of one tensor, as is promised."""
+    (param,) = params
+    return Optim.AdamW([param], lr=0.01 if param.ndim > 1 else 0.1)
+
+
+def test_a_function_is_promised_one_tensor_and_needs_to_take_no_more() -> None:
+    assert TorchOptimizer(of_one).state_names == TorchOptimizer(Optim.AdamW).state_names
+
+
+def own_rate_of_one(params: list[torch.Tensor]) -> Any:
+    (param,) = params
+    return OwnRate([param])
+
+
+def test_an_optimizer_of_one_tensor_is_tried_too() -> None:
+    with pytest.raises(BadSetting, match="changes its own settings"):
+        TorchOptimizer(own_rate_of_one).check()
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy])
+def test_a_rule_can_be_copied_after_use(copied: Callable[[Any], Any]) -> None:
+    rule = made("momentum", "cosine")
+    model = list(by_rounds(FedOpt(rule), deltas()))[-1][0]
+    other = copied(rule)
+    assert repr(other) == repr(rule)
+    again = list(by_rounds(FedOpt(other), deltas()))[-1][0]
+    np.testing.assert_array_equal(
+        numbers(again, layout_of(), "w"), numbers(model, layout_of(), "w")
     )
 
 
