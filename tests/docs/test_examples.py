@@ -14,6 +14,7 @@ import pytest
 from .pages import ROOT, Block, blocks, name_of, pages
 
 LONGEST_S = 100
+COVEY = "from covey.cli.main import main; main()"
 
 
 def programs(page: Path) -> dict[str, Block]:
@@ -25,7 +26,7 @@ def programs(page: Path) -> dict[str, Block]:
 PROGRAMS = [(name_of(page), name) for page in pages() for name in programs(page)]
 
 
-def run(page: Path, name: str, folder: Path) -> str:
+def run(page: Path, name: str, folder: Path, *command: str) -> str:
     """Write a page's files to a folder, run one of them there, and give what it prints."""
     for block in blocks(page.read_text(encoding="utf-8")):
         file = block.options.get("file") or block.options.get("run")
@@ -33,7 +34,7 @@ def run(page: Path, name: str, folder: Path) -> str:
             (folder / file).write_text(block.text, encoding="utf-8")
     env = {**os.environ, "COVEY_WORKSPACE": "", "NO_COLOR": "1"}
     done = subprocess.run(
-        [sys.executable, name],
+        [sys.executable, *command, name],
         cwd=folder,
         env=env,
         capture_output=True,
@@ -57,6 +58,19 @@ def test_a_program_in_a_page_runs_and_prints_what_the_page_says(
         if block.options.get("output") == name:
             agrees = checker.check_output(block.text, printed, doctest.ELLIPSIS)
             assert agrees, f"{page}:{block.line} shows something else than\n{printed}"
+
+
+@pytest.mark.parametrize("name", ["job.py", "thousand.py", "nobody_waits.py"])
+def test_the_first_programs_are_what_covey_run_takes_too(name: str, tmp_path: Path) -> None:
+    readme = ROOT / "README.md"
+    printed = run(readme, name, tmp_path, "-c", COVEY, "run")
+    shown = next(
+        block.text
+        for block in blocks(readme.read_text(encoding="utf-8"))
+        if block.options.get("output") == name
+    )
+    assert printed.splitlines()[0] == shown.splitlines()[0]
+    assert "status: completed" in printed
 
 
 def test_there_are_programs_to_run() -> None:
