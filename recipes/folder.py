@@ -163,11 +163,22 @@ def _begun(path: Path) -> tuple[str, int]:
 
 
 def is_running(path: Path) -> bool:
-    """Whether a process holds the folder's lock."""
-    lock = _lock(path)
-    if lock is None:
+    """Whether a process holds the folder's lock, as far as can be told; makes nothing.
+
+    It is a shared lock that is tried, for a moment, so that two that look do not see each other.
+    """
+    try:
+        fd = os.open(path / _LOCK, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False  # nobody has begun there, or it is none of ours
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
         return True
-    os.close(lock)
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
     return False
 
 

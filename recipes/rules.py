@@ -6,9 +6,9 @@ in every process.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import is_dataclass
-from typing import Any
+from typing import Any, cast
 
 from covey.actors.jobs.manifest import digest_of_text
 from covey.algorithms import Aggregation, BadSetting, TorchOptimizer
@@ -64,9 +64,18 @@ def described(rule: Any) -> Any:
     return type(rule).__name__
 
 
-def _plain(settings: Mapping[str, Any]) -> dict[str, str]:
-    """Settings of one of PyTorch's classes: numbers, texts, and functions of the step."""
-    return {
-        name: described(value) if callable(value) else repr(value)
-        for name, value in sorted(settings.items())
-    }
+def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of one of PyTorch's classes: numbers, texts, functions of the step, lists."""
+    return {name: _value(value) for name, value in sorted(settings.items())}
+
+
+def _value(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return _plain(cast("Mapping[str, Any]", value))
+    if isinstance(value, list | tuple):
+        return [_value(each) for each in cast("Sequence[Any]", value)]
+    if callable(value):
+        return described(value)
+    text = repr(value)
+    # An address is another one in every process: the run could not be resumed.
+    return type(value).__qualname__ if " at 0x" in text else text

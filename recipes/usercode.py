@@ -25,7 +25,7 @@ def checked_function(setting: str, function: Any) -> Any:
         return None
     if not callable(function):
         raise ConfigError(setting, f"{function!r} is no function; a script goes to train_script=")
-    called = function.function if isinstance(function, Batched) else function
+    called = _function_of(function)
     try:
         # What a decorator wraps may take more: it is the decorator's own that clients call.
         signature = inspect.signature(called, follow_wrapped=False)
@@ -41,6 +41,11 @@ def checked_function(setting: str, function: Any) -> Any:
             f"({error}); it should be {name}(params, ctx){_place(called)}",
         ) from None
     return function
+
+
+def _function_of(given: Any) -> Any:
+    """What is called in the end."""
+    return given.function if isinstance(given, Batched) else given
 
 
 def _place(function: Any) -> str:

@@ -191,3 +191,19 @@ def test_a_manifest_has_the_same_optimizer_in_every_process() -> None:
     assert plain["args"] == {"lr": "0.1"}
     assert plain["optimizer"].startswith("SGD ")
     assert plain.keys() == {"optimizer", "args"}
+
+
+def test_a_scheduler_of_a_list_of_functions_is_described_alike_in_every_process() -> None:
+    def falling(step: int) -> float:
+        return 1 / (1 + step)
+
+    def made() -> TorchOptimizer:
+        return TorchOptimizer(
+            torch.optim.SGD,
+            {"lr": 0.1},
+            scheduler=torch.optim.lr_scheduler.LambdaLR,
+            scheduler_args={"lr_lambda": [falling]},
+        )
+
+    assert described(made()) == described(made())
+    assert " at 0x" not in str(described(made()))
