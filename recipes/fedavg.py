@@ -138,7 +138,7 @@ class FedAvgRecipe(Recipe):
             self.progress()
             self.aggregation()
         except BadSetting as error:
-            raise ConfigError(_SETTINGS.get(error.setting, error.setting), error.why) from error
+            raise ConfigError(_SETTINGS.get(error.setting, error.setting), error.why) from None
 
     def _check_names(self) -> None:
         """The variables and factors that the settings name."""

@@ -81,7 +81,7 @@ class FedEvalRecipe(Recipe):
         try:
             self.progress()
         except BadSetting as error:
-            raise ConfigError("key_metric_mode", error.why) from error
+            raise ConfigError("key_metric_mode", error.why) from None
 
     def aggregation(self) -> Aggregation:
         """Never asked for anything."""

@@ -194,7 +194,9 @@ def _lock(path: Path) -> int | None:
 
 
 def _versions() -> dict[str, str]:
-    versions = {"python": sys.version.split()[0], "platform": platform.platform()}
+    # Not `platform.platform()`, which starts a process to name the processor.
+    system = f"{platform.system()}-{platform.release()}-{platform.machine()}"
+    versions = {"python": sys.version.split()[0], "platform": system}
     for package in _PACKAGES:
         with suppress(PackageNotFoundError):
             versions[package] = version(package)

@@ -43,7 +43,7 @@ def check_shapes(optimizer: Any, rule: Aggregation, layout: Layout) -> None:
     try:
         optimizer.check(spec.numbers_shape for spec in floats)
     except BadSetting as error:
-        raise ConfigError(error.setting, error.why) from error
+        raise ConfigError(error.setting, error.why) from None
 
 
 def described(rule: Any) -> Any:

@@ -48,7 +48,7 @@ class ScaffoldRecipe(FedAvgRecipe):
         try:
             self.version_0()
         except BadUpdate as error:
-            raise ConfigError("initial_model", f"{error}; SCAFFOLD needs longer names") from error
+            raise ConfigError("initial_model", f"{error}; SCAFFOLD needs longer names") from None
 
     def version_0(self) -> InitialModel:
         """The initial model, and control variates of zeros."""

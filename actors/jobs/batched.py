@@ -42,8 +42,9 @@ def batched(function: Callable[P, R]) -> Batched[P, R]:
     It is called with the parameters, in which every tensor has a leading axis of sites (shape
     (sites, ...), copies of its own), and with a list of one `TrainContext` for each site. It
     returns what a function for one site returns, with the same leading axis: the parameters, a
-    pair of them and metrics, or an `FLModel`; of metrics, and of `NUM_STEPS_CURRENT_ROUND` in
-    `meta`, one number for each site or one for all. A function that evaluates returns metrics.
+    pair of them and metrics, or an `FLModel`; of each metric one number for each site, of
+    `NUM_STEPS_CURRENT_ROUND` in `meta` one for each or one for all. A function that evaluates
+    returns metrics.
 
     How many sites are in a call is not to be relied on: what becomes of one must not depend on
     the others.

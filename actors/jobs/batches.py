@@ -211,7 +211,9 @@ class _Call:
         first = self._places[0]
         model = as_model(returned, first.task.name)
         metrics = _by_site(model.metrics or {}, count)
-        weights = _by_site({WEIGHT_KEY: model.meta.get(WEIGHT_KEY, 1.0)}, count)
+        weight = model.meta.get(WEIGHT_KEY, 1.0)
+        alike = isinstance(weight, int | float)
+        weights = _by_site({WEIGHT_KEY: [weight] * count if alike else weight}, count)
         rows, unfit = None, dict[int, BadUpdate]()
         bounds: Sequence[float | None] = [None] * count
         if first.task.name == "train":
@@ -251,14 +253,16 @@ def _cut(stack: Stack, model: FLModel, count: int) -> tuple[Rows, dict[int, BadU
 
 
 def _by_site(values: Mapping[str, Any], count: int) -> list[dict[str, float]]:
-    """One number for each site of each name, from one for each or one for all."""
+    """The numbers of each site, from one for each site of each name."""
     by_site: list[dict[str, float]] = [{} for _ in range(count)]
     for name, value in values.items():
         numbers: Any = value.tolist() if hasattr(value, "tolist") else value
-        if isinstance(numbers, int | float):
-            numbers = [numbers] * count
-        if len(numbers) != count:
-            raise TypeError(f"{name} has {len(numbers)} numbers; there are {count} sites")
+        found = len(numbers) if hasattr(numbers, "__len__") else 1
+        if found != count or not hasattr(numbers, "__len__"):
+            what = f"{found} number{'s'[: found != 1]}"
+            raise TypeError(
+                f"{name} has {what}; give one for each of the {count} sites in the call"
+            )
         for site, number in zip(by_site, numbers, strict=True):
             site[name] = float(number)
     return by_site

@@ -126,7 +126,7 @@ def test_weights_may_be_one_for_each_site(tmp_path: Path) -> None:
     def train(params: Params, contexts: list[TrainContext]) -> FLModel:
         numbers = np.array([float(ctx.site.removeprefix("site-")) for ctx in contexts])
         params["w"] += numbers[:, None].astype(np.float32)
-        return FLModel(params=params, meta={WEIGHT: numbers}, metrics={"same": 2})
+        return FLModel(params=params, meta={WEIGHT: numbers}, metrics={"same": [2] * len(contexts)})
 
     done = run(FedAvgRecipe(initial_model=zeros("numpy"), num_rounds=1, train=train), tmp_path)
     numbers = np.arange(1, SITES + 1)
@@ -183,6 +183,11 @@ def too_few(params: Params, count: int) -> Any:
     return params, {"loss": [0.0] * (count - 1)}
 
 
+def mean_of_all(params: Params, count: int) -> Any:
+    """One number, where one is wanted for each site."""
+    return params, {"loss": np.float32(0.5)}
+
+
 def nothing(params: Params, count: int) -> Any:
     """Nothing at all."""
 
@@ -191,7 +196,8 @@ def nothing(params: Params, count: int) -> Any:
     ("returned", "said"),
     [
         (of_one_site, r"has shape \[3\], expected \[40, 3\]"),
-        (too_few, "loss has 39 numbers; there are 40"),
+        (too_few, "loss has 39 numbers; give one for each of the 40 sites"),
+        (mean_of_all, "loss has 1 number; give one for each of the 40 sites"),
         (nothing, "returned NoneType"),
     ],
 )
