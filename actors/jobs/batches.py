@@ -17,12 +17,13 @@ from itertools import groupby
 from typing import Any, Final, Literal
 
 from covey.algorithms import BadUpdate
-from covey.algorithms.tensors import Layout, Rows, Stack, header_size
+from covey.algorithms.tensors import Rows, Stack
 from covey.client import FLModel
 from covey.client.messages import Metric, Task
 
 from ..downloads.blobs import Blob
 from .batched import Batched
+from .differences import layout_of
 from .function import (
     FunctionClients,
     FunctionFailed,
@@ -36,7 +37,6 @@ from .launchers.script import WEIGHT_KEY
 # Sites in one call: more bring nothing, and every one costs a model's memory.
 _TOGETHER: Final = 256
 _TOGETHER_BYTES: Final = 64 << 20
-_HEAD_BYTES: Final = 9  # what `header_size` needs
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,10 +165,8 @@ class Batches:
             place.done(result)
 
     def _stack_of(self, model: memoryview) -> Stack:
-        head = bytes(model[: header_size(model[:_HEAD_BYTES])])
-        stack = self._stack
-        if stack is None or stack.layout.header != head:
-            layout = Layout.parse(head, size=model.nbytes)
+        layout, stack = layout_of(model), self._stack
+        if stack is None or stack.layout != layout:
             exclude = self._clients.parameters.exclude
             self._stack = stack = Stack(layout, layout.without(exclude), exclude)
         return stack

@@ -31,12 +31,14 @@ async def changed(new: Blob, old: Blob) -> Blob:
 
 
 def _subtract(new: Blob, old: Blob) -> Blob:
-    return Blob.of_bytes(*difference(_layout(new), new.buffer, _layout(old), old.buffer))
+    ours, theirs = new.buffer, old.buffer
+    return Blob.of_bytes(*difference(layout_of(ours), ours, layout_of(theirs), theirs))
 
 
-def _layout(blob: Blob) -> Layout:
-    head = bytes(blob.buffer[: header_size(blob.buffer[:_HEAD_BYTES])])
-    return _parsed(head, blob.size)
+def layout_of(data: memoryview) -> Layout:
+    """The layout that a blob's bytes begin with; raises `BadHeader`."""
+    head = bytes(data[: header_size(data[:_HEAD_BYTES])])
+    return _parsed(head, data.nbytes)
 
 
 @lru_cache(maxsize=16)

@@ -81,7 +81,7 @@ def test_there_are_programs_to_run() -> None:
 def test_all_python_in_pages_can_be_parsed(page: Path) -> None:
     for block in blocks(page.read_text(encoding="utf-8")):
         if block.language == "python":
-            ast.parse(block.text, f"{name_of(page)}:{block.line}")
+            assert ast.parse(block.text, f"{name_of(page)}:{block.line}").body
 
 
 @pytest.mark.parametrize("page", pages(), ids=name_of)

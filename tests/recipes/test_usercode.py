@@ -83,12 +83,14 @@ GOOD: list[Any] = [functools.partial(three_arguments, lr=0.1), anything, Trainer
 
 @pytest.mark.parametrize("function", GOOD)
 def test_whatever_takes_two_arguments_is_a_function(lab: Lab, function: Any) -> None:
-    lab.recipe(train=function, evaluate=function)
+    recipe = lab.recipe(train=function, evaluate=function)
+    assert (recipe.train, recipe.evaluate) == (function, function)
 
 
 def test_a_decorator_may_supply_arguments_of_what_it_wraps(lab: Lab) -> None:
     for function in (with_lr(three_arguments), batched(with_lr(three_arguments))):
-        lab.recipe(train=function, evaluate=function)
+        recipe = lab.recipe(train=function, evaluate=function)
+        assert recipe.train is recipe.evaluate is function
 
 
 def test_what_a_decorator_makes_is_looked_at_and_not_what_it_wraps(lab: Lab) -> None:
