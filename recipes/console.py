@@ -91,7 +91,7 @@ class Console:
         self._board: Board | None = None
         self._bar: Bar | None = None
         self._bar_at = 0.0
-        self._version_at = 0.0
+        self._versions = _Versions()
         self._dead = False
         self._state = _State()
 
@@ -167,6 +167,7 @@ class Console:
         if "staleness" in event.data:
             self._version_finished(event)
             return
+        self._last_version()
         data = event.data
         what = f"round {event.round}"
         if data.get("task") == "evaluate":
@@ -187,24 +188,36 @@ class Console:
 
     def _version_finished(self, event: RunEvent) -> None:
         """Of asynchronous training: thousands of versions a second are a few lines."""
-        data, state = event.data, self._state
-        state.finish_round(event)
-        if event.time - self._version_at >= _VERSION_EVERY_S or self._verbose:
-            self._version_at = event.time
-            self._line(
-                _joined(
-                    f"version {event.round}",
-                    _updates(data),
-                    f"staleness {data['staleness']:.3g}",
-                    _metrics(data.get("metrics", {})),
-                    _virtual(data) or _seconds(data.get("seconds")),
-                )
-            )
+        self._state.finish_round(event)
+        if self._verbose or self._versions.is_due(event):
+            self._version(event)
         self._draw(event)
+
+    def _last_version(self) -> None:
+        """No version comes any more, or none for long: show the last one."""
+        last, untold = self._versions.end()
+        if last is not None:
+            self._version(last)
+        if untold:
+            are = "version is" if untold == 1 else "versions are"
+            self._line(f"{untold} more {are} in metrics.jsonl")
+
+    def _version(self, event: RunEvent) -> None:
+        data = event.data
+        self._line(
+            _joined(
+                f"version {event.round}",
+                _updates(data),
+                f"staleness {data['staleness']:.3g}",
+                _metrics(data.get("metrics", {})),
+                _virtual(data) or _seconds(data.get("seconds")),
+            )
+        )
 
     def _finished(self, event: RunEvent) -> None:
         if event.data.get("status") == "failed":
             self._others_failed()
+        self._last_version()
         prefix = self._prefix()  # as it was while other runs were beside this one
         self.close()
         for text, style in self._state.closing(event, self._failures):
@@ -246,6 +259,44 @@ _SHOW: Final[Mapping[EventKind, Callable[[Console, RunEvent], None]]] = {
     EventKind.RUN_FINISHED: Console._finished,
     EventKind.NOTICE: Console._notice,
 }
+
+
+class _Versions:
+    """Which versions of asynchronous training have a line: some, in their order, and the last.
+
+    They end when the last site that had them has answered, and not in their order.
+    """
+
+    def __init__(self) -> None:
+        self._shown_at = 0.0
+        self._shown = -1
+        self._held: RunEvent | None = None
+        self._untold = 0
+
+    def is_due(self, event: RunEvent) -> bool:
+        """Whether a version has a line at once; else the newest of those that have none waits."""
+        number = _number(event)
+        later = number > self._shown
+        if later and event.time - self._shown_at >= _VERSION_EVERY_S:
+            self._shown, self._shown_at = number, event.time
+            return True
+        self._untold += 1
+        if later and (self._held is None or number > _number(self._held)):
+            self._held = event
+        return False
+
+    def end(self) -> tuple[RunEvent | None, int]:
+        """The version that waits for its line, and how many others have none; begin anew."""
+        held, untold = self._held, self._untold
+        self._held, self._untold = None, 0
+        if held is None or _number(held) <= self._shown:
+            return None, untold
+        self._shown = _number(held)
+        return held, untold - 1
+
+
+def _number(event: RunEvent) -> int:
+    return -1 if event.round is None else event.round
 
 
 class _State:

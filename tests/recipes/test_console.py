@@ -78,6 +78,22 @@ class Story:
             best=True,
         )
 
+    def version(self, number: int, after: float = 0.001) -> None:
+        """A version of asynchronous training ends, so many seconds after what came before."""
+        self.clock += after - 1
+        self.tell(
+            EventKind.ROUND_FINISHED,
+            number,
+            task="train",
+            ok=3,
+            failed=0,
+            seconds=0.5,
+            bytes=1000,
+            metrics={"accuracy": number / 100},
+            best=True,
+            staleness=1.5,
+        )
+
     def wait(self, seconds: float) -> None:
         names = ("site-1", "site-2")
         self.tell(EventKind.WAITING, task="train", sites=names, count=4, seconds=seconds)
@@ -108,6 +124,79 @@ def test_a_round_is_one_line_with_sites_metrics_seconds_and_bytes(out: io.String
     story.finish()
     assert lines(out)[0] == "digits: 2 sites, 10 rounds, seed 7"
     assert lines(out)[1] == "round 3  2 ok  accuracy 0.3  1.2 s  181 KB transferred"
+
+
+def shown_versions(out: io.StringIO) -> list[int]:
+    return [int(line.split()[1]) for line in lines(out) if line.startswith("version ")]
+
+
+def test_of_many_versions_some_are_shown_in_their_order_and_the_last(out: io.StringIO) -> None:
+    story = Story(Console(out))
+    story.start(rounds=40)
+    for number in range(40):
+        story.version(number, after=0.1)
+    story.finish()
+    assert shown_versions(out) == [0, 5, 10, 15, 20, 25, 30, 35, 39]
+    shown = lines(out)[-3:-1]
+    assert shown[0] == "version 39  3 updates  staleness 1.5  accuracy 0.39  500 ms"
+    assert shown[1] == "31 more versions are in metrics.jsonl"
+
+
+def test_a_burst_of_versions_ends_with_the_newest_however_they_come(out: io.StringIO) -> None:
+    story = Story(Console(out))
+    story.start(rounds=20)
+    for number in (1, 0, 2, 5, 4, 3):
+        story.version(number)
+    story.finish()
+    assert shown_versions(out) == [1, 5]
+    assert "4 more versions are in metrics.jsonl" in lines(out)
+
+
+def test_slow_versions_are_all_shown_and_none_out_of_order(out: io.StringIO) -> None:
+    story = Story(Console(out))
+    story.start(rounds=4)
+    for number in (0, 2, 1, 3):
+        story.version(number, after=60.0)
+    story.finish()
+    assert shown_versions(out) == [0, 2, 3]
+    assert lines(out)[-2] == "1 more version is in metrics.jsonl"
+
+
+def test_where_all_versions_are_shown_there_are_no_more(out: io.StringIO) -> None:
+    story = Story(Console(out))
+    story.start(rounds=2)
+    story.version(0, after=60.0)
+    story.version(1)
+    story.finish()
+    assert shown_versions(out) == [0, 1]
+    assert "metrics.jsonl" not in out.getvalue()
+
+
+def test_the_last_version_comes_before_the_evaluation_of_the_final_model(
+    out: io.StringIO,
+) -> None:
+    story = Story(Console(out))
+    story.start(rounds=3)
+    for number in range(3):
+        story.version(number)
+    story.round(3, task="evaluate")
+    story.finish()
+    assert [line.split("  ")[0] for line in lines(out)[1:-1]] == [
+        "version 0",
+        "version 2",
+        "1 more version is in metrics.jsonl",
+        "round 3 (final model)",
+    ]
+
+
+def test_verbose_shows_every_version_as_it_ends(out: io.StringIO) -> None:
+    story = Story(Console(out, verbose=True))
+    story.start(rounds=3)
+    for number in (1, 0, 2):
+        story.version(number)
+    story.finish()
+    assert shown_versions(out) == [1, 0, 2]
+    assert "metrics.jsonl" not in out.getvalue()
 
 
 def test_ten_slow_rounds_take_at_most_thirty_lines(out: io.StringIO, tmp_path: Path) -> None:
