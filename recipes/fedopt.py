@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Unpack
 
-from covey.algorithms import FedOpt, ServerOptimizer
+from covey.algorithms import Adam, FedOpt, ServerOptimizer
 
 from .errors import ConfigError
 from .fedavg import FedAvgRecipe, FedAvgSettings
@@ -21,7 +21,7 @@ class FedOptRecipe(FedAvgRecipe):
         optimizer: The server optimizer, from `covey.algorithms`: `SGD(lr=1.0, momentum=0.9)`
             makes FedAvgM, `Adagrad`, `Adam` and `Yogi` make FedAdagrad, FedAdam and FedYogi.
             `TorchOptimizer(torch.optim.AdamW, {"lr": 0.01})` takes any of PyTorch's, with a
-            scheduler if wanted.
+            scheduler if wanted. None: `Adam()`, FedAdam with its defaults.
         schedule: Factor on its learning rate by the number of the step, the first being 1.
 
     Raises:
@@ -31,12 +31,12 @@ class FedOptRecipe(FedAvgRecipe):
     def __init__(
         self,
         *,
-        optimizer: ServerOptimizer,
+        optimizer: ServerOptimizer | None = None,
         schedule: Callable[[int], float] | None = None,
         **settings: Unpack[FedAvgSettings],
     ) -> None:
         """See the class."""
-        self.optimizer = optimizer
+        self.optimizer: ServerOptimizer = Adam() if optimizer is None else optimizer
         self.schedule = schedule
         settings.setdefault("name", "fedopt")
         super().__init__(**settings)

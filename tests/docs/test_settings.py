@@ -20,6 +20,7 @@ from covey.recipes import (
     FedAvgRecipe,
     FedBuffRecipe,
     FedEvalRecipe,
+    FedOptRecipe,
     Fixed,
     JobFailed,
     Run,
@@ -40,11 +41,12 @@ def first_cells(text: str) -> dict[str, list[str]]:
     return {name: row for row in rows(text) for name in spans(row[0])}
 
 
-@pytest.mark.parametrize("cls", [FedAvgRecipe, FedEvalRecipe, SimEnv])
+@pytest.mark.parametrize("cls", [FedAvgRecipe, FedBuffRecipe, FedEvalRecipe, FedOptRecipe, SimEnv])
 def test_settings_and_their_defaults_are_those_of_the_signature(cls: type[Any]) -> None:
     table = first_cells(section(RECIPES, f"## {cls.__name__}"))
     parameters = dict(inspect.signature(cls.__init__).parameters)
     del parameters["self"]
+    parameters.pop("settings", None)  # of the recipe that it takes after
     told = {name: row[1] for name, row in table.items() if name in parameters}
     expected = {name: repr(of.default).replace("'", '"') for name, of in parameters.items()}
     assert told == {name: f"`{default}`" for name, default in expected.items()}

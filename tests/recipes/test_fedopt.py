@@ -103,6 +103,12 @@ def test_gradient_descent_by_the_whole_mean_is_fedavg(lab: Lab) -> None:
     digits.assert_close(other, plain)
 
 
+def test_without_an_optimizer_it_is_fedadam(lab: Lab) -> None:
+    recipe = FedOptRecipe(initial_model=digits.initial(), num_rounds=ROUNDS, train=train)
+    run = recipe.execute(lab.env(SITES))
+    digits.assert_close(run.model(), oracle(Adam(), scheduled=False))
+
+
 def test_what_is_no_optimizer_is_refused() -> None:
     optimizer: ServerOptimizer | Any = "adam"
     with pytest.raises(ConfigError, match="optimizer"):
