@@ -101,9 +101,12 @@ def _parse(file: Path, path: Path) -> ast.Module:
         )
     except OSError as error:
         raise CommandError(f"cannot read {file}: {error.strerror}") from None
-    except (SyntaxError, ValueError) as error:
-        line = f", line {error.lineno}" if isinstance(error, SyntaxError) else ""
-        raise CommandError(f"{file}{line}: {error}") from None
+    except SyntaxError as error:
+        line = f", line {error.lineno}" if error.lineno else ""
+        # Not the whole error, which says the place once more.
+        raise CommandError(f"{file}{line}: {error.msg}") from None
+    except ValueError as error:
+        raise CommandError(f"{file}: {error}") from None
 
 
 def _assigns_recipe(tree: ast.Module) -> bool:

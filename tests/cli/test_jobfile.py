@@ -90,7 +90,7 @@ def test_a_folder_is_no_job_file(tmp_path: Path) -> None:
 
 def test_a_syntax_error_names_its_line(job: Path) -> None:
     job.write_text("recipe = 1\nrecipe = = 2\n")
-    with pytest.raises(CommandError, match=r"job\.py, line 2: invalid syntax"):
+    with pytest.raises(CommandError, match=r"job\.py, line 2: invalid syntax$"):
         look(job)
 
 
