@@ -24,7 +24,11 @@ SCOPE: Final[dict[str, tuple[str, ...]]] = {
     "actors/runtime/consumer.py": _runtime("consumer", "contracts", "asks", "mailbox", "observing")
     + tuple(_RUNTIME.format(name) for name in ("links", "network")),
     "actors/roles/leases.py": ("tests/actors/roles/test_leases.py",),
-    "actors/roles/buffering.py": ("tests/actors/roles/test_buffering.py",),
+    "actors/roles/buffering.py": (
+        "tests/actors/roles/test_buffering.py",
+        "tests/actors/roles/test_buffering_in_threads.py",
+        "tests/actors/roles/test_buffering_failures.py",
+    ),
     "algorithms/buffer.py": (
         "tests/algorithms/test_buffer.py",
         "tests/algorithms/test_fedbuff.py",
