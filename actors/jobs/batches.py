@@ -247,7 +247,15 @@ def _deadline_of(places: list[Place]) -> float | None:
 def _cut(stack: Stack, model: FLModel, count: int) -> tuple[Rows, dict[int, BadUpdate]]:
     if model.params is None:
         raise TypeError("the train function returned no parameters")
-    return stack.cut(model.params, count)
+    try:
+        return stack.cut(model.params, count)
+    except BadUpdate as error:
+        shape = getattr(model.params.get(error.tensor), "shape", None)
+        spec = stack.answers.by_name.get(error.tensor)
+        if spec is None or shape is None or tuple(shape) == (count, *spec.shape):
+            raise
+        why = f"{error.why}; the first axis is that of the {count} sites in the call"
+        raise BadUpdate(error.tensor, why) from None
 
 
 def _by_site(values: Mapping[str, Any], count: int) -> list[dict[str, float]]:

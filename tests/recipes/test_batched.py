@@ -178,6 +178,16 @@ def of_one_site(params: Params, count: int) -> Any:
     return {"w": params["w"][0]}
 
 
+def with_a_wrong_shape(params: Params, count: int) -> Any:
+    """A number less than the model has, for each site."""
+    return {"w": params["w"][:, :2]}
+
+
+def of_a_wrong_type(params: Params, count: int) -> Any:
+    """Whole numbers, in the right shape."""
+    return {"w": params["w"].astype(np.int64)}
+
+
 def too_few(params: Params, count: int) -> Any:
     """A number less than there are sites."""
     return params, {"loss": [0.0] * (count - 1)}
@@ -195,7 +205,12 @@ def nothing(params: Params, count: int) -> Any:
 @pytest.mark.parametrize(
     ("returned", "said"),
     [
-        (of_one_site, r"has shape \[3\], expected \[40, 3\]"),
+        (
+            of_one_site,
+            r"has shape \[3\], expected \[40, 3\]; the first axis is that of the 40 sites",
+        ),
+        (with_a_wrong_shape, r"has shape \[40, 2\], expected \[40, 3\]; the first axis is that of"),
+        (of_a_wrong_type, "has element type int64, expected F32\n"),
         (too_few, "loss has 39 numbers; give one for each of the 40 sites"),
         (mean_of_all, "loss has 1 number; give one for each of the 40 sites"),
         (nothing, "returned NoneType"),
