@@ -7,8 +7,6 @@ the environment takes its manifest and its model and returns a `Run`.
 from __future__ import annotations
 
 import copy
-import functools
-import inspect
 import json
 import os
 import re
@@ -36,6 +34,7 @@ from covey.transport import Scalar
 
 from .checked import Checked, settings_of
 from .errors import ConfigError, did_you_mean
+from .rules import source_of
 from .run import Run
 from .usercode import checked_function
 
@@ -259,7 +258,7 @@ class Recipe(Checked, ABC):
                 raise ConfigError("folder", f"{target} exists and is not empty")
             self._write(target, self.train_script, sites)
         except OSError as error:
-            raise ConfigError("folder", f"{error.filename or target}: {error.strerror}") from error
+            raise ConfigError("folder", f"{error.filename or target}: {error.strerror}") from None
         return target
 
     def _write(self, target: Path, script: Path, sites: Sequence[str]) -> None:
@@ -346,14 +345,3 @@ def _caller() -> Path:
             return Path(frame.f_code.co_filename).resolve().parent
         frame = frame.f_back  # type: ignore[assignment]
     return Path.cwd()
-
-
-def source_of(function: Any) -> str:
-    """A function's source, or its name where there is no source to read."""
-    bound: Any = function
-    if isinstance(function, functools.partial):
-        return f"{source_of(bound.func)}\n{bound.args!r} {bound.keywords!r}"
-    try:
-        return inspect.getsource(inspect.unwrap(bound))
-    except (OSError, TypeError):
-        return f"{bound.__module__}.{getattr(bound, '__qualname__', '')}"

@@ -1,12 +1,14 @@
 """Settings that are rules: server optimizers, and functions of the staleness or of the step.
 
-Here: checking them, and describing them for a manifest, so that the same rule has the same digest
-in every process.
+Here: checking them, and describing them and clients' functions for a manifest, so that the same
+rule or function has the same digest in every process.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+import inspect
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import is_dataclass
 from typing import Any, cast
 
@@ -15,7 +17,6 @@ from covey.algorithms import Aggregation, BadSetting, TorchOptimizer
 from covey.algorithms.tensors import Layout
 
 from .errors import ConfigError
-from .recipe import source_of
 
 
 def check_optimizer(optimizer: Any) -> None:
@@ -57,25 +58,49 @@ def described(rule: Any) -> Any:
         course = {"scheduler": described(rule.scheduler)}
         return made | course | {"scheduler_args": _plain(rule.scheduler_args)}
     if is_dataclass(rule) and not isinstance(rule, type):
-        return repr(rule)
+        return _text(rule)
     if callable(rule):
         name = getattr(rule, "__qualname__", type(rule).__name__)
         return f"{name} {digest_of_text(source_of(rule))}"
     return type(rule).__name__
 
 
-def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of one of PyTorch's classes: numbers, texts, functions of the step, lists."""
-    return {name: _value(value) for name, value in sorted(settings.items())}
+def source_of(function: Any) -> str:
+    """A function's source, or its name where there is no source to read.
+
+    Of `functools.partial` also its arguments, as text that is the same in every process.
+    """
+    found: Any = inspect.unwrap(function)
+    if isinstance(found, functools.partial):
+        return f"{source_of(found.func)}\n{_value(found.args)} {_plain(found.keywords)}"
+    try:
+        return inspect.getsource(found)
+    except (OSError, TypeError):
+        return f"{found.__module__}.{getattr(found, '__qualname__', '')}"
+
+
+def _plain(settings: Mapping[Any, Any]) -> dict[str, Any]:
+    """Settings or arguments by name: numbers, texts, functions, lists."""
+    texts = {
+        name if isinstance(name, str) else str(_value(name)): _value(value)
+        for name, value in settings.items()
+    }
+    return {name: texts[name] for name in sorted(texts)}
 
 
 def _value(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return _plain(cast("Mapping[str, Any]", value))
+        return _plain(cast("Mapping[object, Any]", value))
     if isinstance(value, list | tuple):
         return [_value(each) for each in cast("Sequence[Any]", value)]
+    if isinstance(value, set | frozenset):  # their order is another one in every process
+        return sorted(str(_value(each)) for each in cast("Collection[Any]", value))
     if callable(value):
         return described(value)
+    return _text(value)
+
+
+def _text(value: Any) -> str:
     text = repr(value)
     # An address is another one in every process: the run could not be resumed.
     return type(value).__qualname__ if " at 0x" in text else text

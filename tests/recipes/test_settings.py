@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
-from covey.recipes import ConfigError, FedAvgRecipe, SimEnv, add_experiment_tracking
+from covey.recipes import (
+    ConfigError,
+    FedAvgRecipe,
+    SimEnv,
+    TrainContext,
+    add_experiment_tracking,
+    batched,
+)
 
 if TYPE_CHECKING:
     from tests.recipes.conftest import Lab
@@ -190,3 +199,37 @@ def test_what_cannot_be_exported_is_told(lab: Lab) -> None:
             lab.recipe().export(folder)
     with pytest.raises(ConfigError, match="by function"):
         lab.recipe(train=dict).export(lab.folder / "out")
+
+
+def scaled(params: dict[str, Any], ctx: TrainContext, *options: Any, **more: Any) -> object:
+    """A function that gets its settings by `functools.partial`."""
+    del ctx, options, more
+    return params
+
+
+def digest_with(*options: Any, decorate: Callable[[Any], Any] = lambda train: train) -> str:
+    """The manifest's digest of a function with options; all that has an address is made anew."""
+
+    def half(step: int) -> float:
+        return 0.5**step
+
+    class Loss:
+        """An object whose text is its address."""
+
+    given = partial(scaled, *options, schedule=half, of={"loss": [Loss(), partial(half, 3)]})
+    recipe = FedAvgRecipe(initial_model={"w": np.zeros(1)}, train=decorate(given))
+    return recipe.manifest(["site-1"]).digest
+
+
+def test_a_function_with_arguments_is_the_same_where_their_addresses_are_others() -> None:
+    assert digest_with(0.1) == digest_with(0.1)
+    assert digest_with(0.1) != digest_with(0.2)
+    assert digest_with({3: "a", "b": print}) == digest_with({"b": print, 3: "a"})
+    assert digest_with({3: "a", "b": print}) != digest_with({"b": repr, 3: "a"})
+    assert digest_with({"b", "a", "c"}) == digest_with({"c", "b", "a"})
+    assert digest_with({"b", "a", "c"}) != digest_with({"c", "b"})
+
+
+def test_arguments_of_a_batched_function_count_too() -> None:
+    assert digest_with(0.1, decorate=batched) == digest_with(0.1, decorate=batched)
+    assert digest_with(0.1, decorate=batched) != digest_with(0.2, decorate=batched)
