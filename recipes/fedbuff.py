@@ -74,6 +74,7 @@ class AsynchronousRecipe(FedAvgRecipe):
             flush=self.flush,
             most_failures=self.most_failures,
             seed=seed,
+            evaluate=self.evaluate is not None,
         )
         rule = self.aggregation()
         if durations is None:

@@ -59,6 +59,7 @@ class AsynchronousSettings:
         flush: Make a last version of the updates that are left over at the end, else drop them.
         most_failures: After so many failed tasks in a row a site gets no more.
         seed: Of the order in which sites get their turns.
+        evaluate: All sites can evaluate alone, also those that have not answered yet.
     """
 
     concurrency: int
@@ -67,6 +68,7 @@ class AsynchronousSettings:
     flush: bool
     most_failures: int
     seed: int
+    evaluate: bool = False
 
 
 class AsynchronousTraining:
@@ -113,6 +115,8 @@ class AsynchronousTraining:
         self._filling: Filling
         self._progress = job.plan.progress
         self._progress.updates = self._progress.updates or 0
+        if settings.evaluate:  # slow ones, too, say how good the last model is
+            self._progress.evaluators |= dict.fromkeys(job.plan.sites)
 
     async def prepare(self) -> None:
         """Start the aggregator, which is started again if it crashes."""
