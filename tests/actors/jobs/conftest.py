@@ -24,6 +24,17 @@ from covey.client.messages import Metric, ModelKind, Task, TaskName
 
 LauncherKind = Literal["fork", "spawn", "inline"]
 
+LOOP = """
+    import {imports}
+    import covey.client as flare
+    flare.init()
+    while flare.is_running():
+        model = flare.receive()
+        {work}
+        flare.send(model)
+    {after}
+"""
+
 
 @dataclass
 class Bench:
@@ -40,6 +51,10 @@ class Bench:
         path.parent.mkdir(exist_ok=True, parents=True)
         path.write_text(textwrap.dedent(text))
         return path
+
+    def loop(self, work: str, imports: str = "os, signal, time", after: str = "") -> Path:
+        """A script that does `work` on each model it receives, and something after the last."""
+        return self.script(LOOP.format(imports=imports, work=work, after=after))
 
     def settings(
         self,
