@@ -11,6 +11,7 @@ from covey.algorithms import derive, generator
 from covey.algorithms.seeds import Generator
 
 from .errors import ConfigError
+from .usercode import place_of
 
 #: Draws how many seconds a client takes for a task.
 Duration: TypeAlias = Callable[[str, Generator], float]
@@ -72,11 +73,11 @@ def check_durations(durations: object, site: str) -> None:
         raise ConfigError("durations", f"{durations!r} cannot be drawn from")
     try:
         seconds: object = durations(site, generator(0, site))
-    except TypeError as error:
-        why = f"is called as duration(site, rng), with NumPy's generator: {error}"
-        raise ConfigError("durations", why) from error
     except Exception as error:
-        raise ConfigError("durations", f"{type(error).__name__}: {error}") from error
+        why, place = f"{type(error).__name__}: {error}", place_of(error, durations)
+        if isinstance(error, TypeError):
+            why = f"is called as duration(site, rng), with NumPy's generator: {error}"
+        raise ConfigError("durations", why + place) from None
     if isinstance(seconds, bool) or not isinstance(seconds, int | float):
         raise ConfigError("durations", f"gives {seconds!r}; must give seconds")
 

@@ -94,13 +94,13 @@ class RunFolder:
             # Locked before it can be recognised, so that nobody takes it for one cut off.
             lock = _lock(path)
         except OSError as error:
-            raise ConfigError("workspace", f"{path}: {error.strerror}") from error
+            raise ConfigError("workspace", f"{path}: {error.strerror}") from None
         assert lock is not None
         try:
             write_atomically(path / CONFIG, json.dumps(config, indent=2, default=str) + "\n")
         except OSError as error:
             os.close(lock)
-            raise ConfigError("workspace", f"{path}: {error.strerror}") from error
+            raise ConfigError("workspace", f"{path}: {error.strerror}") from None
         return cls(path, lock, config)
 
     @classmethod

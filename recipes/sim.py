@@ -201,7 +201,7 @@ class SimEnv(Checked):
                 folder.close()
             if isinstance(error, OSError):
                 why = f"{error.filename or workspace_of(self.workspace)}: {error.strerror}"
-                raise ConfigError("workspace", why) from error
+                raise ConfigError("workspace", why) from None
             raise
 
     def _preload(self, recipe: Recipe) -> tuple[Template | None, tuple[str, ...]]:

@@ -109,7 +109,7 @@ class Simulation:
             self._checkpoint.commit(0, self._progress.state())
         except OSError as error:
             path = self._checkpoint.path(0)
-            raise ConfigError("workspace", f"cannot write {path}: {error.strerror}") from error
+            raise ConfigError("workspace", f"cannot write {path}: {error.strerror}") from None
         return False, 0
 
     def _kept(self) -> Keep:

@@ -9,9 +9,11 @@ from __future__ import annotations
 import functools
 import inspect
 import linecache
+import traceback
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
 from covey.actors.jobs.batched import Batched
@@ -50,15 +52,33 @@ def _function_of(given: Any) -> Any:
 
 def _place(function: Any) -> str:
     """Where a function is defined, as the last lines of an error."""
+    code = _code_of(function)
+    return "" if code is None else _lines(code.co_filename, code.co_firstlineno)
+
+
+def _code_of(function: Any) -> CodeType | None:
+    """The code that is run where something is called, if it is Python's."""
     while isinstance(function, functools.partial):
         function = function.func
     found: Any = function
     if not hasattr(found, "__code__"):
         found = getattr(found, "__call__", None)  # noqa: B004 (of an object that is no function)
-    code = getattr(found, "__code__", None)
-    if code is None:
+    code: CodeType | None = getattr(found, "__code__", None)
+    return code
+
+
+def place_of(error: Exception, function: Any) -> str:
+    """Where a function that was called raised, or else where it is, as the last lines of an error.
+
+    The caller's own frame comes first in the traceback, and what is not of the function's file is
+    not the user's.
+    """
+    where = _code_of(function)
+    if where is None:
         return ""
-    return _lines(code.co_filename, code.co_firstlineno)
+    frames = traceback.extract_tb(error.__traceback__)
+    mine = [frame.lineno for frame in frames if frame.filename == where.co_filename]
+    return _lines(where.co_filename, (mine[-1] if mine else None) or where.co_firstlineno)
 
 
 def check_syntax(files: Iterable[Path]) -> None:

@@ -9,6 +9,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -459,6 +460,35 @@ def test_durations_that_cannot_be_drawn_are_told(durations: Any, text: str) -> N
         SimEnv(3, durations=durations)
     with pytest.raises(ConfigError, match="sigma"):
         LogNormal(0.0, -1.0)
+
+
+def that_raises(site: str, rng: Any) -> float:
+    del rng
+    return float(site)
+
+
+def of_a_wrong_type(site: str, rng: Any) -> float:
+    del site
+    return len(rng)
+
+
+@pytest.mark.parametrize(
+    ("durations", "text", "line"),
+    [
+        (that_raises, "ValueError: could not convert", "return float(site)"),
+        (partial(of_a_wrong_type), "has no len()", "return len(rng)"),
+        (only_the_site, "takes 1 positional argument", "def only_the_site("),
+    ],
+)
+def test_durations_that_raise_are_told_with_their_own_line_last(
+    durations: Any, text: str, line: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        SimEnv(3, durations=durations)
+    assert text in str(caught.value)
+    assert f'\n  File "{__file__}", line ' in str(caught.value)
+    assert str(caught.value).splitlines()[-1].strip().startswith(line)
+    assert caught.value.__suppress_context__, "the text has all of it"
 
 
 @pytest.mark.parametrize("weight", [float("nan"), float("inf"), -1.0])

@@ -135,8 +135,9 @@ def test_a_folder_says_what_it_was_made_of(tmp_path: Path) -> None:
 
 def test_a_workspace_in_the_way_is_told(tmp_path: Path) -> None:
     (tmp_path / "job").write_text("")
-    with pytest.raises(ConfigError, match="workspace"):
+    with pytest.raises(ConfigError, match=r"workspace: .*job/.*Not a directory") as caught:
         create(tmp_path)
+    assert caught.value.__suppress_context__, "the text has all of it"
 
 
 def test_the_workspace_is_the_argument_then_the_variable_then_here(
