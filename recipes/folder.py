@@ -15,6 +15,7 @@ import platform
 import secrets
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -30,6 +31,9 @@ from .errors import ConfigError
 CONFIG: Final = "config.json"
 SUMMARY: Final = "summary.json"
 _LOCK: Final = ".lock"
+# Who looks whether a run lives holds its lock for some microseconds; a tenth of a second is ample.
+_LOOK_S: Final = 0.001
+_LOOKS: Final = 100
 _GIT_S: Final = 2.0  # git on a cold network home; the run does not depend on it
 _PACKAGES: Final = ("covey", "torch", "numpy", "safetensors")
 
@@ -172,25 +176,39 @@ def is_running(path: Path) -> bool:
     except OSError:
         return False  # nobody has begun there, or it is none of ours
     try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+        return not _flock(fd, fcntl.LOCK_SH)
     except OSError:
         return False
     finally:
         os.close(fd)
-    return False
 
 
 def _lock(path: Path) -> int | None:
     """Lock a run folder; None if another process has it. The kernel unlocks when we die."""
     fd = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+        for _ in range(_LOOKS):
+            if _flock(fd, fcntl.LOCK_EX):
+                return fd
+            if not _flock(fd, fcntl.LOCK_SH):
+                break
+            # Only those that look had it, and nobody who holds it: they are gone in a moment.
+            fcntl.flock(fd, fcntl.LOCK_UN)
+            time.sleep(_LOOK_S)
+    except OSError:
         os.close(fd)
-        return None
-    return fd
+        raise
+    os.close(fd)
+    return None
+
+
+def _flock(fd: int, kind: int) -> bool:
+    """Lock now, or not at all."""
+    try:
+        fcntl.flock(fd, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _versions() -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 from pathlib import Path
@@ -111,6 +112,44 @@ def test_a_run_that_finishes_while_it_is_looked_at_is_not_taken(
     assert find(tmp_path) is None
     monkeypatch.undo()
     assert not is_running(folder.path)
+
+
+def looking(path: Path) -> int:
+    """A process that looks whether a run lives, in the moment in which it does."""
+    fd = os.open(path / ".lock", os.O_RDONLY)
+    fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    return fd
+
+
+def test_who_looks_whether_a_run_lives_keeps_nobody_from_resuming_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = create(tmp_path)
+    folder.close()
+    fds = [looking(folder.path), looking(folder.path)]
+
+    def one_goes(seconds: float) -> None:
+        del seconds
+        assert not is_running(folder.path)
+        os.close(fds.pop())
+
+    monkeypatch.setattr("covey.recipes.folder.time.sleep", one_goes)
+    assert find(tmp_path) == folder.path
+    assert fds == []
+
+
+def test_a_lock_that_is_shared_for_ever_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = create(tmp_path)
+    folder.close()
+    fd = looking(folder.path)
+    waited: list[float] = []
+    monkeypatch.setattr("covey.recipes.folder.time.sleep", waited.append)
+    assert find(tmp_path) is None
+    assert sum(waited) < 1
+    os.close(fd)
+    assert find(tmp_path) == folder.path
 
 
 def test_a_folder_without_configuration_is_none(tmp_path: Path) -> None:
