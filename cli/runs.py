@@ -15,7 +15,11 @@ from typing import Any, Final
 
 from .errors import CommandError
 
-_HEADINGS: Final = ("STATUS", "NAME", "ROUNDS", "BEST", "SECONDS", "STARTED", "FOLDER")
+#: The third one says what the numbers below it count.
+_HEADINGS: Final = ("STATUS", "NAME", "{}", "BEST", "SECONDS", "STARTED", "FOLDER")
+
+#: A setting that only recipes have whose training is counted in versions.
+_ASYNCHRONOUS: Final = "concurrency"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +32,7 @@ class Listed:
         id: Its id.
         name: The recipe's name.
         rounds: Rounds that were done, so far where the run is not over; None if not known.
+        unit: What these are: "round", or "version" in asynchronous training.
         key_metric: Metric that picks the best model.
         best_round: Round of the best model.
         best_value: Its key metric.
@@ -41,6 +46,7 @@ class Listed:
     id: str
     name: str
     rounds: int | None
+    unit: str
     key_metric: str | None
     best_round: int | None
     best_value: float | None
@@ -68,7 +74,8 @@ def list_runs(workspace: Path | None, last: int, as_json: bool) -> None:
     elif not runs:
         sys.stdout.write(f"no runs in {where}\n")
     else:
-        for line, run in zip(_table([_cells(run) for run in shown]), [None, *shown], strict=True):
+        table = _table(_headings(shown), [_cells(run) for run in shown])
+        for line, run in zip(table, [None, *shown], strict=True):
             sys.stdout.write(line + _why(run))
         if len(runs) > last:
             sys.stdout.write(f"{len(runs) - last} older ones: covey runs --last {len(runs)}\n")
@@ -96,6 +103,7 @@ def _listed(path: Path, config: Mapping[str, Any]) -> Listed:
         id=str(config.get("id", path.name)),
         name=path.parent.name,
         rounds=summary.get("rounds", version_in(path)),
+        unit=_unit(config),
         key_metric=summary.get("key_metric"),
         best_round=summary.get("best_round"),
         best_value=summary.get("best_value"),
@@ -104,6 +112,11 @@ def _listed(path: Path, config: Mapping[str, Any]) -> Listed:
         error=summary.get("error") or None,
         folder=str(path),
     )
+
+
+def _unit(config: Mapping[str, Any]) -> str:
+    settings: Mapping[str, Any] = config.get("manifest", {}).get("settings", {})
+    return "version" if _ASYNCHRONOUS in settings else "round"
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -136,10 +149,16 @@ def _why(run: Listed | None) -> str:
     return f"  {run.error.partition(chr(10))[0]}\n"
 
 
-def _table(rows: Sequence[tuple[str, ...]]) -> list[str]:
+def _headings(runs: Iterable[Listed]) -> tuple[str, ...]:
+    """What stands above the columns."""
+    units = sorted({run.unit for run in runs})
+    return tuple(head.format("/".join(f"{unit}s".upper() for unit in units)) for head in _HEADINGS)
+
+
+def _table(headings: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
     """Lines of columns as wide as they need to be: a line may wrap, but nothing is cut."""
-    table = [_HEADINGS, *rows]
-    widths = [max(len(row[column]) for row in table) for column in range(len(_HEADINGS))]
+    table = [headings, *rows]
+    widths = [max(len(row[column]) for row in table) for column in range(len(headings))]
     return [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         + "\n"

@@ -94,8 +94,8 @@ class _View:
 
     def _draw(self, console: rich.console.Console, room: int) -> RenderableType:
         table = Table(box=None, pad_edge=False, header_style="dim")
-        for head in ("site", "", "round", "time", "metrics"):
-            numbers = head in ("round", "time")
+        for head in ("site", "", self._board.unit, "time", "metrics"):
+            numbers = head in (self._board.unit, "time")
             table.add_column(head, justify="right" if numbers else "left", no_wrap=True)
         for row in self._board.rows(max(1, min(room, _MOST_ROWS)), time.time()):
             colour = _COLOURS.get(row.doing, "dim")

@@ -1,4 +1,4 @@
-"""What a run looks like on a terminal: one line per round, and last lines that say what came of it.
+"""What a run looks like on a terminal: a line per round or version, and last lines to look back on.
 
 Here: turning events into lines, plain or above a progress bar. Not here: the events themselves
 (`covey.actors.observe`), the drawing of bars (`bars.py`), what scripts print (it arrives as text
@@ -126,12 +126,13 @@ class Console:
             from .bars import Bar  # rich takes a tenth of a second, and only a terminal needs it
             from .live import Board
 
-            self._board = Board(self._live) if self._live else None
+            self._board = Board(self._live, self._state.unit) if self._live else None
             self._bar = Bar(self._stream, self._state.name, self._state.rounds, self._board)
-        resumed = data.get("resumed_round")
+        resumed, unit = data.get("resumed_round"), self._state.unit
         if resumed is not None:
-            self._line(f"resuming an unfinished run at round {resumed} (COVEY_FRESH=1 starts over)")
-        sites, rounds = _count(data.get("sites"), "site"), _count(data.get("rounds"), "round")
+            where = f"{unit} {resumed}"
+            self._line(f"resuming an unfinished run at {where} (COVEY_FRESH=1 starts over)")
+        sites, rounds = _count(data.get("sites"), "site"), _count(data.get("rounds"), unit)
         if not self._state.trains:
             rounds = "evaluation alone"
         self._line(f"{self._state.name}: {sites}, {rounds}, seed {data.get('seed')}")
@@ -150,7 +151,8 @@ class Console:
 
     def _site_failed(self, event: RunEvent) -> None:
         if self._state.failures.add(event):
-            self._line(f"{event.site} failed{in_round(event)}: {first_line(event.data)}", "red")
+            where = in_round(event, self._state.unit)
+            self._line(f"{event.site} failed{where}: {first_line(event.data)}", "red")
 
     def _others_failed(self) -> None:
         for text in self._state.failures.others(self._state.everyone):
@@ -169,7 +171,7 @@ class Console:
             return
         self._last_version()
         data = event.data
-        what = f"round {event.round}"
+        what = f"{self._state.unit} {event.round}"
         if data.get("task") == "evaluate":
             what = f"{what} (final model)" if self._state.trains else "evaluation"
         self._state.finish_round(event)
@@ -305,6 +307,7 @@ class _State:
     def __init__(self) -> None:
         self.name = ""
         self.rounds = 0
+        self.unit = "round"
         self.trains = True
         self.rounds_done = 0
         self.answered = 0
@@ -323,6 +326,8 @@ class _State:
         self._started_at = event.time
         self.name = str(data.get("name", ""))
         self.rounds = int(data.get("rounds") or 0)
+        self.unit = str(data.get("unit") or "round")
+        self.failures = Failures(self.unit)
         self.trains = data.get("task") != "evaluate"
         self.everyone = int(data.get("sites") or 0)
         self.rounds_done = int(data.get("resumed_round") or 0)
@@ -345,7 +350,7 @@ class _State:
     def progress(self) -> str:
         if self._round is None:
             return f"version {self.rounds_done}: {_count(self.answered, 'update')}"
-        what = f"round {self._round}" if self.trains else "evaluation"
+        what = f"{self.unit} {self._round}" if self.trains else "evaluation"
         return f"{what}: {self.answered} of {_count(self._sites, 'site')}"
 
     def waiting_for(self, data: Mapping[str, Any]) -> str:
@@ -354,7 +359,7 @@ class _State:
         whom = ", ".join(names) + (f" and {more} more" if more > 0 else "")
         task = data.get("task", "train")
         in_round = self._round is not None and self.trains
-        where = f"{task}, round {self._round}" if in_round else str(task)
+        where = f"{task}, {self.unit} {self._round}" if in_round else str(task)
         seconds = float(data.get("seconds") or 0)
         hint = "; see logs/, and task_timeout=" if seconds >= _HINT_S else ""
         return f"waiting for {whom or 'sites'} ({where}), {seconds:.0f} s{hint}"
@@ -380,7 +385,7 @@ class _State:
         if status == "aborted" and str(data.get("error", "")).startswith("interrupted"):
             status = "interrupted"
         early = f" of {self.rounds}, stopped by {stopped}," if stopped else ""
-        rounds = _count(data.get("rounds"), "round") if self.trains else self._measured()
+        rounds = _count(data.get("rounds"), self.unit) if self.trains else self._measured()
         done = f"{rounds}{early} in {seconds}"
         if "virtual_s" in data:
             done += f", {data['virtual_s']:.4g} s in virtual time"
@@ -412,10 +417,10 @@ class _State:
     def _best(self, round_: int, data: Mapping[str, Any]) -> str:
         value = data.get("best_value")
         if value is None:
-            return f"round {round_}"
+            return f"{self.unit} {round_}"
         names = [name for name, v in self._metrics.get(round_, {}).items() if v == value]
         key = data.get("key_metric") or (names[0] if names else "metric")
-        return f"round {round_} ({key} {value:.4g})"
+        return f"{self.unit} {round_} ({key} {value:.4g})"
 
 
 def _runs_command(folder: Path) -> str:

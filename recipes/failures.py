@@ -24,9 +24,10 @@ _NAMED_SITES: Final = 3
 
 
 class Failures:
-    """The failures of one run."""
+    """The failures of one run, which is counted in a `unit`: "round" or "version"."""
 
-    def __init__(self) -> None:
+    def __init__(self, unit: str = "round") -> None:
+        self._unit = unit
         self._all = _Groups()
         self._round = _Groups()
 
@@ -52,7 +53,7 @@ class Failures:
         """
         groups = list(self._round.groups.values())[:_MOST_SORTS]
         return [
-            f"{_named(others)} failed{in_round(g.first)} as {g.first.site} did"
+            f"{_named(others)} failed{in_round(g.first, self._unit)} as {g.first.site} did"
             for g in groups
             if (others := list(g.sites)[1:]) and len(g.sites) != everyone
         ]
@@ -60,7 +61,9 @@ class Failures:
     def closing(self) -> list[str]:
         """At the end of the run: a line for each sort, and how many have none."""
         groups = list(self._all.groups.values())[:_MOST_SORTS]
-        lines = [f"failed: {_who_and_where(g.first)}{_how_often(g.sites)}" for g in groups]
+        lines = [
+            f"failed: {_who_and_where(g.first, self._unit)}{_how_often(g.sites)}" for g in groups
+        ]
         more = self._all.total - sum(g.sites.total() for g in groups)
         return [*lines, f"and {more} more, see summary.json"] if more else lines
 
@@ -99,9 +102,13 @@ def _sort(event: RunEvent) -> Sort:
     return sort_of(str(event.site), kind, text, file, int(data.get("line") or 0))
 
 
-def in_round(event: RunEvent) -> str:
-    """Where in the run a failure was; nothing if it was in no round."""
-    return "" if event.round is None else f" in round {event.round}"
+def in_round(event: RunEvent, unit: str) -> str:
+    """Where in the run a failure was; nothing if it was in no round.
+
+    A site is in a round with the others, and works on a version of the model.
+    """
+    where = "on" if unit == "version" else "in"
+    return "" if event.round is None else f" {where} {unit} {event.round}"
 
 
 def first_line(data: Mapping[str, Any]) -> str:
@@ -110,8 +117,8 @@ def first_line(data: Mapping[str, Any]) -> str:
     return text.partition("\n")[0]
 
 
-def _who_and_where(failure: RunEvent) -> str:
-    text = f"{failure.site}{in_round(failure)}: {first_line(failure.data)}"
+def _who_and_where(failure: RunEvent, unit: str) -> str:
+    text = f"{failure.site}{in_round(failure, unit)}: {first_line(failure.data)}"
     file = failure.data.get("file")
     return f"{text} ({short(Path(str(file)))}, line {failure.data.get('line')})" if file else text
 

@@ -36,6 +36,9 @@ class AsynchronousRecipe(FedAvgRecipe):
     flush: bool
     most_failures: int
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name!r}: {self.num_rounds} versions>"
+
     def check(self) -> None:
         """See `Recipe.check`."""
         if self.max_staleness is not None:

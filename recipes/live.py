@@ -64,9 +64,14 @@ class Board:
 
     Args:
         sites: All sites, in the order in which they are shown.
+        unit: What a row's round is: a "round", or a "version".
+
+    Attributes:
+        unit: As above.
     """
 
-    def __init__(self, sites: Sequence[str]) -> None:
+    def __init__(self, sites: Sequence[str], unit: str = "round") -> None:
+        self.unit = unit
         self._seats = {site: _Seat() for site in sites}
         self._metric = ""
         self._values: deque[float] = deque(maxlen=_MOST_VALUES)

@@ -193,7 +193,7 @@ class Chronicle:
     @property
     def counted(self) -> str:
         """What a number of the run is: of a "round", or of a "version" in asynchronous training."""
-        return "version" if self.staleness else "round"
+        return "version" if self.staleness or self.told("unit") == "version" else "round"
 
     def told(self, key: str) -> Any:
         """What the beginning of the run told, None if it did not. Any: JSON."""

@@ -203,8 +203,8 @@ def _values(run: Chronicle) -> str:
         [str(round_), *(number(column[round_]) if round_ in column else "" for column in columns)]
         for round_ in rounds[::every]
     ]
-    caption = "" if every == 1 else f"one round of {every}"
-    heads = ["#round", *(f"#{name}" for name in names[:_MOST_COLUMNS])]
+    caption = "" if every == 1 else f"one {run.counted} of {every}"
+    heads = [f"#{run.counted}", *(f"#{name}" for name in names[:_MOST_COLUMNS])]
     return _folded("values of all sites together", table(heads, rows, caption))
 
 
@@ -257,7 +257,7 @@ def _site(site: Site, most: Mapping[str, int]) -> list[str]:
 def _failures(run: Chronicle) -> str:
     rows = [_failure(event) for event in run.failures]
     caption = f"the first {len(rows)} of {run.failed}" if run.failed > len(rows) else ""
-    return table(["site", "#round", "what was raised"], rows, caption) if rows else ""
+    return table(["site", f"#{run.counted}", "what was raised"], rows, caption) if rows else ""
 
 
 def _failure(event: RunEvent) -> list[str]:

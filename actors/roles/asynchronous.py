@@ -390,7 +390,8 @@ class AsynchronousTraining:
         left, minimum = len(employment.present), self.job.plan.minimum
         if left < minimum and not self.over:
             sites = len(self.job.plan.sites)
-            error = QuorumLost(self.job.version, minimum, left, sites, employment.out)
+            version, out = self.job.version, employment.out
+            error = QuorumLost(version, minimum, left, sites, out, unit="version")
             self._over.set_exception(error)
 
     def _too_late(self, msg: Submit) -> None:

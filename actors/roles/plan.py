@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from covey.algorithms import Aggregation, BestModel, Patience, StopCondition
 from covey.algorithms.tensors import Layout
@@ -26,7 +26,7 @@ class QuorumLost(Exception):
     """Too few sites can answer for the round to succeed.
 
     Attributes:
-        round: The round.
+        round: The round, or the version.
         failures: Why each failed site did, by site.
         alike: Whether all of the `sites` have failed, and alike.
     """
@@ -40,15 +40,19 @@ class QuorumLost(Exception):
         failures: Mapping[str, Failure],
         *,
         answered: bool = True,
+        unit: str = "round",
     ) -> None:
-        """Name the round, what it needed and what it had; `answered` says whether anybody has."""
+        """Name the round, what it needed and what it had; `answered` says whether anybody has.
+
+        Where there are no rounds, `unit` says what `round` is the number of.
+        """
         same = len(failures) > 1 and are_alike(failures)
         self.alike = same and len(failures) == sites
         # One mistake that is in every script is not cured by doing without some of them.
         advise = left and (answered or not same)
         less = f" (min_clients={left} would go on without the rest)" if advise else ""
         count = "1 is" if left == 1 else f"{left} are"
-        lost = f"round {round} needs {minimum} sites and {count} left{less}"
+        lost = f"{unit} {round} needs {minimum} sites and {count} left{less}"
         super().__init__(f"all {sites} sites failed alike" if self.alike else lost)
         self.round = round
         self.failures = dict(failures)
@@ -96,12 +100,17 @@ class Progress:
     stale: int = 0
     dropped: int = 0
 
+    @property
+    def unit(self) -> Literal["round", "version"]:
+        """What training is counted in: nobody waits for the others in a version."""
+        return "round" if self.updates is None else "version"
+
     def judge(self, version: int, metrics: Mapping[str, float]) -> bool:
         """Take the metrics of a version; True if it is the best so far."""
         better = self.best.offer(version, metrics)
         if self.patience is not None and self.patience.observe(metrics):
             count = self.patience.rounds
-            self.stopped_by = f"patience: no better {self.best.key_metric} for {count} rounds"
+            self.stopped_by = f"patience: no better {self.best.key_metric} for {count} {self.unit}s"
         if self.stop is not None and self.stop.met(metrics):
             value = metrics[self.stop.metric]
             self.stopped_by = f"stop_cond: {self.stop.metric} {value:.4g}"

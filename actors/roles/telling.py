@@ -60,7 +60,13 @@ class Telling:
     def started(self) -> None:
         """The job has begun."""
         plan = self._plan
-        data = {"name": plan.name, "rounds": plan.rounds, "sites": len(plan.sites), **plan.info}
+        data = {
+            "name": plan.name,
+            "rounds": plan.rounds,
+            "unit": plan.progress.unit,
+            "sites": len(plan.sites),
+            **plan.info,
+        }
         self._record(EventKind.RUN_STARTED, None, None, data)
 
     def round_started(self, work: Round) -> None:

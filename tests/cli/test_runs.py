@@ -69,6 +69,21 @@ def test_a_run_that_is_not_over_has_the_rounds_that_are_done(
     assert shown(capsys)[2].split()[:3] == ["unfinished", "digits", "7"]
 
 
+def test_the_heading_says_what_is_counted(
+    workspace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = make_run(workspace, "buffered", "5-ee", status="completed", rounds=400)
+    config = json.loads((folder / "config.json").read_text())
+    config["manifest"] = {"settings": {"num_rounds": 400, "concurrency": None}}
+    (folder / "config.json").write_text(json.dumps(config))
+    list_runs(workspace, 1, as_json=False)
+    assert shown(capsys)[0].split()[2] == "VERSIONS"
+    list_runs(workspace, 2, as_json=False)
+    assert shown(capsys)[0].split()[2] == "ROUNDS/VERSIONS"
+    list_runs(workspace, 2, as_json=True)
+    assert [run["unit"] for run in json.loads(capsys.readouterr().out)] == ["version", "round"]
+
+
 def test_why_a_run_failed_stands_below_it(
     workspace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -100,6 +115,7 @@ def test_json_has_every_field(workspace: Path, capsys: pytest.CaptureFixture[str
         "id": "1-aa",
         "name": "digits",
         "rounds": 5,
+        "unit": "round",
         "key_metric": "accuracy",
         "best_round": 5,
         "best_value": 0.97654,

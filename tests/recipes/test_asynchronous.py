@@ -6,6 +6,7 @@ Not here: what becomes of updates (`test_fedbuff.py`), runs that are killed (`te
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -15,7 +16,15 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from covey.recipes import FedAsyncRecipe, FedBuffRecipe, Run, RunStatus, SimEnv, TrainContext
+from covey.recipes import (
+    FedAsyncRecipe,
+    FedBuffRecipe,
+    JobFailed,
+    Run,
+    RunStatus,
+    SimEnv,
+    TrainContext,
+)
 
 Model = dict[str, npt.NDArray[np.float32]]
 MODEL: Model = {"w": np.zeros(4, np.float32)}
@@ -119,3 +128,36 @@ def test_in_a_run_that_goes_on_all_sites_measure_the_last_model(tmp_path: Path) 
     assert len(list(tmp_path.glob("*/*/config.json"))) == 1, "it is the same run"
     assert "site-1" not in trained_by(run)
     assert evaluators_of(run) == {"site-1", "site-2", "site-3", "site-4"}
+
+
+def test_what_is_counted_is_versions_wherever_it_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def same(params: Model, ctx: TrainContext) -> Any:
+        return params, {"accuracy": 0.5}
+
+    recipe = FedBuffRecipe(
+        initial_model=MODEL, train=same, evaluate=evaluate, num_rounds=50, buffer_size=2, patience=3
+    )
+    assert repr(recipe) == "<FedBuffRecipe 'fedbuff': 50 versions>"
+    run = recipe.execute(SimEnv(4, seed=5, workspace=tmp_path, durations=duration))
+    told = capsys.readouterr().out
+    assert "stopped by patience: no better accuracy for 3 versions, in" in told
+    page = (run.get_result() / "report.html").read_text()
+    page = re.sub(r"<(style|script)\b.*?</\1>", "", page, flags=re.DOTALL)
+    for text in (told, page):
+        assert "version" in text
+        assert not re.search(r"\brounds?\b", text), text
+
+
+def test_a_run_with_too_few_sites_names_the_version_that_needs_them(tmp_path: Path) -> None:
+    def fails(params: Model, ctx: TrainContext) -> Model:
+        if ctx.site == "site-2" and ctx.round > 0:
+            raise ValueError("no data")
+        return train(params, ctx)
+
+    recipe = FedBuffRecipe(
+        initial_model=MODEL, train=fails, num_rounds=50, buffer_size=2, min_clients=4
+    )
+    with pytest.raises(JobFailed, match=r"version \d+ needs 4 sites and 3 are left"):
+        recipe.execute(environment(tmp_path))

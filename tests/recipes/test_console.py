@@ -176,7 +176,7 @@ def test_the_last_version_comes_before_the_evaluation_of_the_final_model(
     out: io.StringIO,
 ) -> None:
     story = Story(Console(out))
-    story.start(rounds=3)
+    story.start(rounds=3, unit="version")
     for number in range(3):
         story.version(number)
     story.round(3, task="evaluate")
@@ -185,8 +185,34 @@ def test_the_last_version_comes_before_the_evaluation_of_the_final_model(
         "version 0",
         "version 2",
         "1 more version is in metrics.jsonl",
-        "round 3 (final model)",
+        "version 3 (final model)",
     ]
+
+
+def test_an_asynchronous_run_is_told_in_versions_from_its_first_line_to_its_last(
+    out: io.StringIO, tmp_path: Path
+) -> None:
+    (tmp_path / "best_model.safetensors").touch()
+    story = Story(Console(out), tmp_path)
+    story.start(unit="version", resumed_round=4)
+    story.tell(EventKind.SITE_FAILED, 4, "site-2", fatal=False, **FAILURE)
+    story.version(9)
+    story.tell(EventKind.ROUND_STARTED, 10, sites=4, task="evaluate")
+    story.wait(5.0)
+    story.round(10, task="evaluate")
+    story.finish(best_round=10, best_value=1.0)
+    told = out.getvalue()
+    for text in (
+        "resuming an unfinished run at version 4 ",
+        "digits: 2 sites, 10 versions, seed 7\n",
+        "site-2 failed on version 4: ",
+        "(train, version 10), 5 s\n",
+        "version 10 (final model)  ",
+        "status: completed, 10 versions in ",
+        "best model: version 10 (accuracy 1), ",
+    ):
+        assert text in told, told
+    assert not re.search(r"\brounds?\b", told), told
 
 
 def test_verbose_shows_every_version_as_it_ends(out: io.StringIO) -> None:
@@ -327,16 +353,16 @@ def test_many_different_failures_are_counted_not_listed(out: io.StringIO) -> Non
 def test_a_site_that_fails_again_and_again_is_told_once_and_counted(out: io.StringIO) -> None:
     """In asynchronous training, which has no rounds that begin."""
     story = Story(Console(out))
-    story.start()
+    story.start(unit="version")
     for version in range(5):
         for site in ("site-1", "site-2")[: 1 + version % 2]:
             failure = FAILURE | {"text": f"no data for {site}, version {version}"}
             story.tell(EventKind.SITE_FAILED, version, site, fatal=False, **failure)
     story.finish()
-    told = "site-1 failed in round 0: ValueError: no data for site-1, version 0"
+    told = "site-1 failed on version 0: ValueError: no data for site-1, version 0"
     assert lines(out)[1] == told
     assert lines(out)[3:] == [
-        "failed: site-1 in round 0: ValueError: no data for site-1, version 0 "
+        "failed: site-1 on version 0: ValueError: no data for site-1, version 0 "
         "(/elsewhere/client.py, line 41); so did site-2, 7 times in all"
     ]
 

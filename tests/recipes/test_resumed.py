@@ -94,7 +94,7 @@ def test_asynchronous_training_goes_on_from_its_last_version(tmp_path: Path, kil
     again = run(tmp_path, "fedbuff")
     assert again.returncode == 0, again.stderr
     assert "resuming an unfinished run" in again.stdout
-    assert "status: completed, 8 rounds" in again.stdout
+    assert "status: completed, 8 versions" in again.stdout
     assert (folder_of(tmp_path) / "model.safetensors").is_file()
 
 
