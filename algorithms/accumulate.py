@@ -48,25 +48,21 @@ class Adder:
         self._float64: F64 | None = None
         self._scratch: Scratch | None = None
 
-    def add(self, dtype: DType, lanes: Lanes, weight: float, total: Lanes, fresh: bool) -> None:
-        """Set total = weight x lanes, or total + weight x lanes.
-
-        Args:
-            dtype: Type of the elements; not bool.
-            lanes: One-dimensional array of `dtype.storage`; only read.
-            weight: The factor.
-            total: float32 or float64, of the same length. float32 does for floats of 32 bits and
-                less.
-            fresh: Whether the total holds nothing yet and is overwritten.
-        """
-        self.add_all(dtype, [(lanes, weight)], total, fresh)
-
     def add_all(
         self, dtype: DType, weighted: Sequence[tuple[Lanes, float]], total: Lanes, fresh: bool
     ) -> None:
-        """As `add` for several arrays with their weights, one after the other, to the same bits.
+        """Add weight x lanes to the total, of several arrays one after the other.
 
-        Block by block: while a part of the total is in a cache, all are added to it.
+        Block by block: while a part of the total is in a cache, all are added to it. The bits are
+        those of calls for one array each.
+
+        Args:
+            dtype: Type of the elements; not bool.
+            weighted: One-dimensional arrays of `dtype.storage`, only read, with their factors; at
+                least one.
+            total: float32 or float64, of the same length. float32 does for floats of 32 bits and
+                less.
+            fresh: Whether the total holds nothing yet and is overwritten by the first.
         """
         # By the whole length, not the block's: torch rounds once where NumPy does twice.
         torch = _single_threaded_torch() if len(total) > _BLOCK_LANES else None

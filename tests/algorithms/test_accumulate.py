@@ -31,7 +31,7 @@ def summed(
     sums: npt.NDArray[Any] = np.full(len(values[0]), np.nan, np.dtype(total))
     adder = Adder()
     for number, lanes in enumerate(values):
-        adder.add(DTYPES[dtype], lanes, 0.7 + number, sums, number == 0)
+        adder.add_all(DTYPES[dtype], [(lanes, 0.7 + number)], sums, number == 0)
     return sums
 
 
@@ -109,7 +109,7 @@ def test_numbers_that_lie_askew_are_added() -> None:
 
 def test_a_weight_of_one_needs_no_second_pass() -> None:
     values, sums = np.arange(5.0, dtype=np.float32), np.ones(5, np.float32)
-    Adder().add(F32, values, 1.0, sums, False)
+    Adder().add_all(F32, [(values, 1.0)], sums, False)
     np.testing.assert_array_equal(sums, np.arange(5) + 1)
     np.testing.assert_array_equal(values, np.arange(5))
 
