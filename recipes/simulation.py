@@ -227,6 +227,7 @@ class Simulation:
                 "seed": self._folder.seed,
                 "folder": str(self._folder.path),
                 "resumed_round": self._version if self._resumed else None,
+                "resumed_updates": self._progress.updates if self._resumed else None,
                 "tracking": list(recipe.tracking),
                 "task": "train" if recipe.trains else "evaluate",
             },

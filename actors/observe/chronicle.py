@@ -19,6 +19,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
+from sys import intern
 from typing import Any, Final, NoReturn, cast
 
 from .curves import Thinned, bounded
@@ -176,6 +177,10 @@ class Chronicle:
         self._numbers: dict[str, int] = {}
         self._open: RoundTimes | None = None
         self._last_answer = b""
+        # Of answers in asynchronous training, beside each other.
+        self._ages = array("q")
+        self._took = array("d")
+        self._by: list[str] = []
         rows, log = SOURCES
         self._read_rows(folder / rows)
         self._read_log(folder / log)
@@ -276,6 +281,7 @@ class Chronicle:
                 with suppress(KeyError, TypeError, ValueError, AttributeError, OverflowError):
                     self._happened(_event(line))
         self._close_round(None)
+        self._sum_up()
 
     def _answered(self, line: bytes) -> None:
         if self._open is not None:
@@ -283,11 +289,18 @@ class Chronicle:
                 self._open.first = _time(line)
             self._last_answer = line
         if b'"staleness"' in line:
-            with suppress(KeyError, TypeError, ValueError):
+            with suppress(KeyError, TypeError, ValueError, OverflowError):
                 event = _event(line)
-                self.staleness[int(event.data["staleness"])] += 1
                 seconds = float(event.data.get("virtual_s", 0.0))
-                self.sites[self._site(str(event.site))].virtual_s += seconds
+                self._ages.append(int(event.data["staleness"]))
+                self._took.append(seconds)
+                self._by.append(intern(str(event.site)))
+
+    def _sum_up(self) -> None:
+        """How old answers were and how long they took, of those that count."""
+        self.staleness = Counter(self._ages)
+        for name, seconds in zip(self._by, self._took, strict=True):
+            self.sites[self._site(name)].virtual_s += seconds
 
     def _happened(self, event: RunEvent) -> None:
         match event.kind:
@@ -316,12 +329,19 @@ class Chronicle:
                 pass
 
     def _begin(self, event: RunEvent) -> None:
-        """A run that goes on does the round that was under way once more."""
+        """A run that goes on does once more what was under way.
+
+        That is a round; in asynchronous training, all but the updates that were in versions.
+        """
         self.started, self.finished, self._open = event, None, None
         resumed = event.data.get("resumed_round")
         if resumed is not None:
             self.rounds = {key: t for key, t in self.rounds.items() if key[0] < resumed}
             self.bytes = {round_: b for round_, b in self.bytes.items() if round_ < resumed}
+            self.virtual = {round_: t for round_, t in self.virtual.items() if round_ <= resumed}
+        if resumed is not None and "resumed_updates" in event.data:
+            kept = int(event.data["resumed_updates"] or 0)
+            del self._ages[kept:], self._took[kept:], self._by[kept:]
 
     def _finish(self, round_: int, data: Mapping[str, Any]) -> None:
         """Evaluation counts to the round whose model it measures."""

@@ -16,7 +16,8 @@ from typing import Any
 class EventKind(StrEnum):
     """What happened; the comment lists the keys of `data`."""
 
-    # name, rounds, sites (count), job, seed, folder, resumed_round | None, tracking (list),
+    # name, rounds, unit ("round" | "version"), sites (count), job, seed, folder,
+    # resumed_round | None, resumed_updates | None, tracking (list),
     # task ("train", or "evaluate" where nobody trains)
     RUN_STARTED = "run.started"
     ROUND_STARTED = "round.started"  # sites (count), task

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from covey.actors.observe.chronicle import Chronicle
+
 JOB = """
 import os
 import signal
@@ -156,5 +158,6 @@ def test_every_update_that_counts_has_one_row_after_a_kill(
     told = json.loads((folder / "summary.json").read_text())
     assert told["updates"] >= 40 * 3
     assert len(updates) == told["updates"] + told["dropped"]
+    assert Chronicle(folder).staleness.total() == len(updates)
     versions = [row["round"] for row in rows if row["site"] == "global"]
     assert len(set(versions)) == len(versions)

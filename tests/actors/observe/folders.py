@@ -51,13 +51,14 @@ class Folder:
         self.clock += 0.001
         self.journal.record(RunEvent(what, round_, who, data, self.clock))
 
-    def start(self, resumed: int | None = None) -> None:
+    def start(self, resumed: int | None = None, **more: Any) -> None:
         self.tell(
             EventKind.RUN_STARTED,
             name=self.name,
             rounds=self.rounds,
             sites=len(self.sites),
             resumed_round=resumed,
+            **more,
         )
 
     def begin(self, number: int, task: str = "train") -> None:

@@ -307,6 +307,36 @@ def test_a_resumed_run_counts_the_round_that_was_cut_off_once(path: Path) -> Non
     assert began < first <= last < ended < began + 1
 
 
+def test_a_resumed_run_counts_the_ages_of_the_updates_that_it_kept(path: Path) -> None:
+    run = Folder(path, sites=3)
+    run.start()
+    for staleness in (0, 0, 1, 7, 7):
+        run.answer(0, "site-1", {}, staleness=staleness, virtual_s=2.0)
+    run.answer(0, "site-2", {}, staleness=7, virtual_s=2.0)
+    run.start(resumed=1, resumed_updates=3)
+    run.answer(1, "site-3", {}, staleness=2, virtual_s=1.0)
+    run.answer(1, "site-3", {}, staleness=9, virtual_s=1.0)
+    run.start(resumed=2, resumed_updates=4)
+    run.answer(2, "site-3", {}, staleness=3, virtual_s=1.0)
+    run.end()
+    told = Chronicle(path)
+    assert told.staleness == {0: 2, 1: 1, 2: 1, 3: 1}
+    assert {site.name: site.virtual_s for site in told.sites if site.virtual_s} == {
+        "site-1": 6.0,
+        "site-3": 2.0,
+    }
+
+
+def test_a_run_that_was_cut_off_before_its_first_version_counts_ages_anew(path: Path) -> None:
+    run = Folder(path, sites=1)
+    run.start()
+    run.answer(0, "site-1", {}, staleness=0)
+    run.start(resumed=0, resumed_updates=None)
+    run.answer(0, "site-1", {}, staleness=0)
+    run.end()
+    assert Chronicle(path).staleness == {0: 1}
+
+
 def test_phases_are_told_by_the_events(path: Path) -> None:
     run = Folder(path, sites=2)
     run.start()
