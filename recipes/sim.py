@@ -58,7 +58,7 @@ class SimEnv(Checked):
         max_processes: Most client processes at once, 20-40 MB each.
         restart_scripts: Start each client's script anew for every task. What a script keeps
             between rounds is lost, and any number of clients fits.
-        torch_threads: torch threads per client.
+        torch_threads: torch threads of a client's process; functions have those of the program.
         resume: Go on with a run of the same recipe that was cut off. `COVEY_FRESH=1` says no.
         verbose: Show what scripts print, and each client's answer.
         progress: Show the run's progress; "live" shows what each client does too, on a terminal;

@@ -32,6 +32,13 @@ def test_relative_links_lead_to_files_and_headings(page: Path) -> None:
     assert wrong == []
 
 
+def test_the_contents_of_the_page_of_recipes_name_all_its_chapters() -> None:
+    text = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
+    before, first, rest = text.partition("\n## ")
+    chapters = re.findall(r"^## .+$", first + rest, re.MULTILINE)
+    assert {f"#{anchor}" for anchor in anchors("\n".join(chapters))} <= set(links(before))
+
+
 @EVERY_PAGE
 def test_files_of_the_project_that_a_page_names_exist(page: Path) -> None:
     named = (span for span in spans(page.read_text(encoding="utf-8")) if FILE.fullmatch(span))
