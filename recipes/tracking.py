@@ -51,7 +51,7 @@ def add_experiment_tracking(recipe: Recipe, tracking_type: str = "tensorboard") 
     try:
         require()
     except TrackingUnavailable as error:
-        raise ConfigError("tracking_type", str(error)) from error
+        raise ConfigError("tracking_type", str(error)) from None
     if tracking_type not in recipe.tracking:
         recipe.tracking = (*recipe.tracking, tracking_type)
 
