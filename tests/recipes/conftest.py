@@ -9,7 +9,8 @@ import select
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -204,11 +205,21 @@ def digest_of(run: Run | Path, name: str = "model.safetensors") -> str:
     return hashlib.sha256((folder / name).read_bytes()).hexdigest()
 
 
+@contextmanager
+def lab_in(folder: Path) -> Generator[Lab]:
+    """A lab in an empty folder, which ends what is left in the end."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("COVEY_FRESH", "COVEY_WORKSPACE"):
+            patch.delenv(name, raising=False)
+        lab = Lab(folder)
+        try:
+            yield lab
+        finally:
+            lab.clean_up()
+
+
 @pytest.fixture
-def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
-    """A lab in an empty folder, which ends what a test left."""
-    for name in ("COVEY_FRESH", "COVEY_WORKSPACE"):
-        monkeypatch.delenv(name, raising=False)
-    lab = Lab(tmp_path)
-    yield lab
-    lab.clean_up()
+def lab(tmp_path: Path) -> Iterator[Lab]:
+    """A lab of the test's own."""
+    with lab_in(tmp_path) as lab:
+        yield lab

@@ -7,12 +7,13 @@ import os
 import resource
 import signal
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.recipes.conftest import GUARD_S, digest_of, summary_of
+from tests.recipes.conftest import GUARD_S, digest_of, lab_in, summary_of
 
 if TYPE_CHECKING:
     from tests.recipes.conftest import Lab
@@ -23,15 +24,24 @@ STOPS = """
 """
 
 
+@pytest.fixture(scope="module")
+def undisturbed_digest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Digest of the final model of the very job that the tests disturb."""
+    with lab_in(tmp_path_factory.mktemp("undisturbed")) as lab:
+        lab.client(STOPS)
+        lab.job()
+        done = lab.run()
+        assert done.returncode == 0, done.stderr
+        (folder,) = runs(lab)
+        yield digest_of(folder)
+
+
 @pytest.fixture
-def undisturbed(lab: Lab) -> str:
-    """Digest of the final model of the very job that the tests disturb; leaves nothing behind."""
+def undisturbed(lab: Lab, undisturbed_digest: str) -> str:
+    """The same, in a lab that has this job."""
     lab.client(STOPS)
     lab.job()
-    done = lab.run(COVEY_WORKSPACE=str(lab.folder / "undisturbed"))
-    assert done.returncode == 0, done.stderr
-    (folder,) = (lab.folder / "undisturbed" / "job").iterdir()
-    return digest_of(folder)
+    return undisturbed_digest
 
 
 def runs(lab: Lab) -> list[Path]:

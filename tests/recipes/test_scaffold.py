@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import shutil
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from covey.algorithms.tensors import read_layout
 from covey.client import FLModel
 from covey.recipes import ConfigError, FedAvgRecipe, JobFailed, ScaffoldRecipe, TrainContext
 from tests.recipes import digits
-from tests.recipes.conftest import digest_of
+from tests.recipes.conftest import digest_of, lab_in
 from tests.recipes.digits import LR, ROUNDS, SITES
 
 if TYPE_CHECKING:
@@ -197,21 +197,35 @@ def test_scripts_find_their_control_variates_however_they_run(lab: Lab) -> None:
         assert digest_of(recipe(**settings).execute(lab.env(SITES, **way))) == digest_of(once)
 
 
-@pytest.mark.parametrize("place", ["site-2-1", "site-3-2"])
-def test_a_run_that_was_cut_off_ends_with_the_same_bytes(lab: Lab, place: str) -> None:
+def write_job(lab: Lab) -> None:
+    """A run of four rounds by scripts, as a command."""
     shutil.copy(Path(digits.__file__), lab.folder / "digits.py")
     lab.client(text=NUMPY)
     (lab.folder / "job.py").write_text(JOB)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Digest of the model of that run where nothing cuts it off."""
+    with lab_in(tmp_path_factory.mktemp("undisturbed")) as lab:
+        write_job(lab)
+        done = lab.run()
+        assert done.returncode == 0, done.stderr
+        yield digest_of(lab.folder_of())
+
+
+@pytest.mark.parametrize("place", ["site-2-1", "site-3-2"])
+def test_a_run_that_was_cut_off_ends_with_the_same_bytes(
+    lab: Lab, undisturbed: str, place: str
+) -> None:
+    write_job(lab)
     # Killed when some sites of the round have kept their new c_i, and others have not.
     lab.kill_at(place)
     resumed = lab.run()
     assert "resuming" in resumed.stdout, resumed.stderr
-    undisturbed = lab.run(COVEY_FRESH="1")
-    assert undisturbed.returncode == 0, undisturbed.stderr
-    folders = lab.folders()
-    assert len(folders) == 2
-    assert digest_of(folders[0]) == digest_of(folders[1])
-    assert not (folders[0] / "checkpoint").exists()
+    folder = lab.folder_of()
+    assert digest_of(folder) == undisturbed
+    assert not (folder / "checkpoint").exists()
 
 
 FUNCTIONS = """
