@@ -49,11 +49,11 @@ class Echo:
     pid = None
 
     def __init__(self, federation: Federation, site: str) -> None:
+        self.site = site
         self._federation = federation
-        self._site = site
 
     async def run(self, task: Task) -> Outcome:
-        await self._federation.at_work(self._site)
+        await self._federation.at_work(self.site)
         blob = self._federation.model
         answer = Answer(task.name, task.round, "FULL", False, len(blob), {})
         return Outcome(answer, Blob.of_bytes(blob))
