@@ -8,6 +8,9 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +27,7 @@ EVERY = [
     ("numpy", "hello_numpy", 3, 5, 0.9),
     ("sklearn", "hello_sklearn", 3, 5, 0.9),
 ]
+WITHOUT_TORCH = ("hello_numpy", "hello_sklearn")
 
 
 def run(folder: Path, *command: str) -> str:
@@ -52,20 +56,53 @@ def check(result: Path, sites: int, rounds: int, accuracy: float) -> None:
     assert summary["best_value"] >= accuracy
 
 
+@dataclass(frozen=True)
+class Done:
+    """An example that has run by `python job.py`: its output, and the run's folder."""
+
+    out: str
+    result: Path
+
+
+#: Tells at the end of a process whether it has loaded torch.
+REPORT = "\nimport atexit, sys\natexit.register(lambda: print('torch' in sys.modules))\n"
+
+
+def with_report(folder: Path) -> None:
+    """Let the example in a folder report."""
+    for script in ("client.py", "job.py"):
+        source = (folder / script).read_text()
+        head, future, rest = source.partition("from __future__ import annotations\n")
+        (folder / script).write_text(head + future + REPORT + rest)
+
+
+@pytest.fixture(scope="module")
+def example_that_ran(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Done]:
+    """Run an example, once for all tests; those that need no torch report whether they load it."""
+
+    @cache
+    def ran(example: str) -> Done:
+        folder = copied(tmp_path_factory.mktemp("examples"), example)
+        if example in WITHOUT_TORCH:
+            with_report(folder)
+        out = run(folder, sys.executable, "job.py")
+        (result,) = (folder / "covey_runs").glob("*/*")
+        return Done(out, result)
+
+    return ran
+
+
 @pytest.mark.parametrize(("example", "sites", "rounds", "accuracy"), [row[1:] for row in EVERY])
 def test_an_example_runs_by_python_and_prints_status_and_folder(
-    tmp_path: Path, example: str, sites: int, rounds: int, accuracy: float
+    example_that_ran: Callable[[str], Done], example: str, sites: int, rounds: int, accuracy: float
 ) -> None:
-    folder = tmp_path / example
-    shutil.copytree(EXAMPLES / example, folder, ignore=shutil.ignore_patterns("__pycache__"))
-    out = run(folder, sys.executable, "job.py")
-    (result,) = (folder / "covey_runs").glob("*/*")
-    check(result, sites, rounds, accuracy)
-    assert f"Result can be found in : {result}" in out
-    assert "Job Status is: completed" in out
-    assert len(out.splitlines()) <= 30
+    done = example_that_ran(example)
+    check(done.result, sites, rounds, accuracy)
+    assert f"Result can be found in : {done.result}" in done.out
+    assert "Job Status is: completed" in done.out
+    assert len(done.out.splitlines()) <= 30
     if example == "hello_digits":
-        check_curves(result, sites, rounds)
+        check_curves(done.result, sites, rounds)
 
 
 def copied(tmp_path: Path, example: str) -> Path:
@@ -155,17 +192,12 @@ def test_a_template_is_its_example(template: str, example: str) -> None:
         assert copies[name].read_bytes() == original.read_bytes(), f"copy {original} again"
 
 
-@pytest.mark.parametrize("example", ["hello_numpy", "hello_sklearn"])
-def test_an_example_without_torch_never_loads_it(tmp_path: Path, example: str) -> None:
-    folder = tmp_path / example
-    shutil.copytree(EXAMPLES / example, folder, ignore=shutil.ignore_patterns("__pycache__"))
-    report = "\nimport atexit, sys\natexit.register(lambda: print('torch' in sys.modules))\n"
-    for script in ("client.py", "job.py"):
-        source = (folder / script).read_text()
-        head, future, rest = source.partition("from __future__ import annotations\n")
-        (folder / script).write_text(head + future + report + rest)
-    out = run(folder, sys.executable, "job.py")
-    assert out.splitlines()[-1] == "False"
-    logs = list(folder.glob("covey_runs/*/*/logs/site-*.log"))
+@pytest.mark.parametrize("example", WITHOUT_TORCH)
+def test_an_example_without_torch_never_loads_it(
+    example_that_ran: Callable[[str], Done], example: str
+) -> None:
+    done = example_that_ran(example)
+    assert done.out.splitlines()[-1] == "False"
+    logs = list(done.result.glob("logs/site-*.log"))
     assert len(logs) == 3
     assert all(log.read_text().splitlines()[-1] == "False" for log in logs)
