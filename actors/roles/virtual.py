@@ -83,7 +83,8 @@ class VirtualTraining(AsynchronousTraining):
             site = self.draw()
             if site in self._collected:
                 await self._count_collected()  # a site keeps an update until its next task
-                if self.over or site in self.job.employment.out:
+                # Meanwhile it may have been lost, and have come back to be drawn again.
+                if self.over or site in self.job.employment.out or site in self.idle:
                     continue
             self.start(site, self._time)
             begun += 1

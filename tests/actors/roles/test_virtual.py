@@ -6,7 +6,7 @@ Not here: what training in virtual time comes to (`tests/recipes/test_fedbuff.py
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from covey.actors.jobs.launchers.errors import ScriptFailed
 from covey.actors.jobs.launchers.script import Outcome, Script
 from covey.actors.observe.events import EventKind, RunEvent
 from covey.actors.roles.asynchronous import AsynchronousSettings
+from covey.actors.roles.filling import Done
 from covey.actors.roles.messages import role_messages
 from covey.actors.roles.plan import JobPlan, Progress
 from covey.actors.roles.server import RunJob, Server
@@ -39,6 +40,8 @@ VERSIONS = 4
 SLOW, WAITS = 1, 2
 #: One with which the first four tasks are of different sites.
 SEED = 6
+#: One with which a site is drawn again while its update waits, and often after that.
+RETURNING = 7
 #: Bounds every wait; nothing here takes a hundredth of it.
 GUARD_S = 60.0
 
@@ -74,14 +77,23 @@ class Federation:
 
     Tasks take a virtual second, but the second one is the slow one. The first update is counted
     at once: how many make a version is heard then. That of the third task waits for others when
-    the fourth one begins, which is when a trainer dies: `victim` is that of which task.
+    the fourth one begins, which is when a trainer dies: `victim` is that of which task, None of
+    none.
     """
 
-    def __init__(self, folder: Path, victim: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        victim: int | None,
+        training: type[VirtualTraining],
+        seed: int,
+    ) -> None:
         self.events: list[RunEvent] = []
         self.tasks: list[str] = []
         self.blobs = Blobs()
         self._victim = victim
+        self._training = training
+        self._seed = seed
         self._checkpoint = Checkpoint(folder)
         self._initial = load_initial({"w": np.zeros(4, np.float32)})
         with self._checkpoint.writing(0) as fd:
@@ -110,9 +122,8 @@ class Federation:
     async def at_work(self, site: str) -> None:
         """A site has begun a task."""
         self.tasks.append(site)
-        if len(self.tasks) == 4:
-            victim = f"local/{self.tasks[self._victim]}.trainer-job-1"
-            await self._system.stop(self._system.lookup(victim, Trainer), "killed")
+        if len(self.tasks) == 4 and self._victim is not None:
+            await stop_trainer(self._system, self.tasks[self._victim])
             await self._lost.wait()
 
     def _trainer(self, site: str, job: str) -> TrainerSettings:
@@ -144,7 +155,7 @@ class Federation:
             period_s=None,
             flush=False,
             most_failures=3,
-            seed=SEED,
+            seed=self._seed,
         )
         return JobPlan(
             id="job",
@@ -160,16 +171,55 @@ class Federation:
             progress=Progress(BestModel("loss", "min")),
             record=self._record,
             crashed=lambda detail: pytest.fail(detail),
-            training=partial(
-                VirtualTraining, rule=rule, settings=settings, durations=self._seconds
-            ),
+            training=partial(self._training, rule=rule, settings=settings, durations=self._seconds),
             virtual=True,
         )
 
 
-def run(folder: Path, victim: int) -> Federation:
+async def stop_trainer(system: System, site: str) -> None:
+    """Have a site's first trainer die."""
+    await system.stop(system.lookup(f"local/{site}.trainer-job-1", Trainer), "killed")
+
+
+class Restarting(VirtualTraining):
+    """While a site that has been drawn waits for its update to be counted, its trainer dies.
+
+    The site comes back before that is done.
+    """
+
+    restarted = ""
+    back: asyncio.Future[None]
+
+    async def count(self, updates: Sequence[Done]) -> None:
+        """See `AsynchronousTraining.count`."""
+        drawn = [site for site in (d.lease.site for d in updates) if self.is_drawn(site)]
+        if drawn and not self.restarted:
+            self.restarted = drawn[0]
+            self.back = asyncio.get_running_loop().create_future()
+            await stop_trainer(self.job.ctx.system, self.restarted)
+            self.job.employment.returned(self.restarted, f"local/{self.restarted}")
+            await self.back
+        await super().count(updates)
+
+    def is_drawn(self, site: str) -> bool:
+        """Whether a site is neither free nor at work, although it could be."""
+        free = site in self.idle or site in self.job.employment.out
+        return not free and self.leases.of(site) is None
+
+    def welcome(self, site: str) -> None:
+        """See `Training.welcome`."""
+        super().welcome(site)
+        self.back.set_result(None)
+
+
+def run(
+    folder: Path,
+    victim: int | None = None,
+    training: type[VirtualTraining] = VirtualTraining,
+    seed: int = SEED,
+) -> Federation:
     async def main() -> Federation:
-        federation = Federation(folder, victim)
+        federation = Federation(folder, victim, training, seed)
         await federation.run()
         return federation
 
@@ -208,3 +258,16 @@ def test_an_answer_whose_trainer_died_before_its_time_has_come_is_given_up(tmp_p
     (lost,) = federation.of(EventKind.SITE_FAILED)
     assert (lost.site, lost.data["fatal"]) == (site, True)
     assert lost.data["kind"].startswith("Trainer")
+
+
+def test_a_site_that_comes_back_while_its_update_is_counted_is_given_one_task_at_a_time(
+    tmp_path: Path,
+) -> None:
+    federation = run(tmp_path, training=Restarting, seed=RETURNING)
+    (finished,) = federation.of(EventKind.RUN_FINISHED)
+    assert (finished.data["status"], finished.data["error"]) == ("completed", "")
+    lost = federation.of(EventKind.SITE_FAILED)
+    assert [event.data["kind"] for event in lost] == ["TrainerStopped", "BadUpdate"]
+    (site,) = {event.site for event in lost}
+    place = next(n for n, event in enumerate(federation.events) if event is lost[-1])
+    assert site in {event.site for event in federation.events[place + 1 :]}, "it takes part again"
