@@ -130,8 +130,10 @@ def _environment(module: ModuleType, options: RunOptions, template: Template | N
         verbose=env.verbose or options.verbose,
         progress=False if options.json else "live" if options.live else env.progress,
     )
-    forks = template is not None and env.isolation == "process"
-    return env.replace(template=template) if forks else env
+    if template is not None and env.isolation == "process":
+        env = env.replace(template=template)
+    env.fresh = "--fresh"
+    return env
 
 
 def _tell(run: Run, options: RunOptions) -> None:

@@ -21,7 +21,7 @@ from weakref import WeakSet
 from covey.actors.observe.events import EventKind, RunEvent
 
 from .failures import Failures, first_line, in_round
-from .folder import short, workspace_of
+from .folder import FRESH, short, workspace_of
 
 if TYPE_CHECKING:
     from .bars import Bar
@@ -69,6 +69,7 @@ class Console:
         live: Sites that are shown one by one while they work, above the bar.
         failures: End a failed run with what the script raised. False when the caller raises an
             error that says it, so that it is said once.
+        fresh: What a user adds to the command for a run not to be resumed.
     """
 
     #: Weak: a run that was given up without an end is not beside anybody.
@@ -82,12 +83,14 @@ class Console:
         failures: bool = True,
         bar: bool = True,
         live: Sequence[str] = (),
+        fresh: str = FRESH,
     ) -> None:
         self._stream = _behind_bars(sys.stdout) if stream is None else stream
         self._verbose = verbose
         self._may_draw = bar
         self._failures = failures
         self._live = live
+        self._fresh = fresh
         self._board: Board | None = None
         self._bar: Bar | None = None
         self._bar_at = 0.0
@@ -131,7 +134,7 @@ class Console:
         resumed, unit = data.get("resumed_round"), self._state.unit
         if resumed is not None:
             where = f"{unit} {resumed}"
-            self._line(f"resuming an unfinished run at {where} (COVEY_FRESH=1 starts over)")
+            self._line(f"resuming an unfinished run at {where} ({self._fresh} starts over)")
         sites, rounds = _count(data.get("sites"), "site"), _count(data.get("rounds"), unit)
         if not self._state.trains:
             rounds = "evaluation alone"

@@ -30,6 +30,8 @@ from .errors import ConfigError
 
 CONFIG: Final = "config.json"
 SUMMARY: Final = "summary.json"
+#: What starts a program over instead of resuming its run.
+FRESH: Final = "COVEY_FRESH=1"
 _LOCK: Final = ".lock"
 # Who looks whether a run lives holds its lock for some microseconds; a tenth of a second is ample.
 _LOOK_S: Final = 0.001

@@ -28,7 +28,7 @@ from covey.actors.jobs.launchers.imports import scan
 from .checked import Checked
 from .durations import Duration, check_durations
 from .errors import ConfigError, did_you_mean
-from .folder import RunFolder, workspace_of
+from .folder import FRESH, RunFolder, workspace_of
 from .leftover import leftover
 from .recipe import NAME, NAME_RULE, Recipe, whole
 from .run import Run
@@ -123,6 +123,8 @@ class SimEnv(Checked):
         if durations is not None:
             check_durations(durations, self.sites[0])
         self.durations = durations
+        #: What starts over instead of resuming, as users are told; `covey run` has an option.
+        self.fresh = FRESH
 
     def __repr__(self) -> str:
         return f"<SimEnv: {len(self.sites)} clients, {self.num_threads} at once>"

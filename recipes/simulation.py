@@ -463,7 +463,7 @@ class Simulation:
 
 def _console(env: SimEnv) -> Console:
     live = env.sites if env.progress == "live" else ()
-    return Console(verbose=env.verbose, failures=False, live=live)
+    return Console(verbose=env.verbose, failures=False, live=live, fresh=env.fresh)
 
 
 def _virtual_seconds(final: RunEvent) -> dict[str, float]:

@@ -265,7 +265,8 @@ def test_ctrl_c_ends_everything_and_the_same_command_resumes(tmp_path: Path) -> 
     (tmp_path / "go").touch()
     done = command(tmp_path)
     assert done.returncode == 0
-    assert done.stdout.splitlines()[0].startswith("resuming an unfinished run at round 1")
+    first = done.stdout.splitlines()[0]
+    assert first == "resuming an unfinished run at round 1 (--fresh starts over)"
     assert [summary["rounds"] for summary in summaries(tmp_path)] == [2]
 
 
