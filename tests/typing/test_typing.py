@@ -26,7 +26,7 @@ def mypy(*files: str) -> dict[str, set[int]]:
     """Lines with errors by file name."""
     bases = ("--namespace-packages", "--explicit-package-bases")
     done = subprocess.run(
-        [sys.executable, "-m", "mypy", "--strict", "--config-file", "", *bases, *files],
+        [sys.executable, "-m", "mypy", "--strict", "--config-file", "mypy.ini", *bases, *files],
         cwd=HERE,
         env=os.environ | {"MYPYPATH": f"{ROOT / '.links'}:{HERE}"},
         capture_output=True,
