@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import tomllib
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -92,7 +93,13 @@ def module_of(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def imports(path: Path, tree: ast.Module) -> Iterator[tuple[str, int, bool]]:
+@cache
+def imports(path: Path, tree: ast.Module) -> tuple[tuple[str, int, bool], ...]:
+    """As `imports_in`, looked for once."""
+    return tuple(imports_in(path, tree))
+
+
+def imports_in(path: Path, tree: ast.Module) -> Iterator[tuple[str, int, bool]]:
     """Absolute names imported by a file, the line, and whether it happens at import time."""
     late = {id(n) for f in functions(tree) for n in ast.walk(f)}
     late |= {id(n) for block in type_checking_blocks(tree) for n in ast.walk(block)}
@@ -131,7 +138,7 @@ def test_imports_only_point_down(trees: dict[Path, ast.Module]) -> None:
     for path, tree in trees.items():
         own = room_of(module_of(path))
         if own == "actors":  # the package's own __init__ imports nothing
-            assert not list(imports(path, tree))[1:], path
+            assert not imports(path, tree)[1:], path
             continue
         allowed = {own, *LAYERS[own]}
         for name, line, _ in imports(path, tree):
