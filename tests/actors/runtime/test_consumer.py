@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import weakref
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -186,6 +187,25 @@ def checked() -> System:
     return System("s", registry=Registry(*runtime_messages()), check_codec=True)
 
 
+@dataclass
+class Bench:
+    """A system with one worker."""
+
+    system: System
+    worker: Worker
+    ref: Ref[Worker]
+
+
+@asynccontextmanager
+async def at_work(make: Callable[[], System]) -> AsyncGenerator[Bench]:
+    """A new system whose worker has nothing to do yet."""
+    worker = Worker()
+    async with make() as system:
+        lives = iter([worker])  # another life begins anew
+        ref = await system.spawn(lambda: next(lives, None) or Worker(), name="w")
+        yield Bench(system, worker, ref)
+
+
 every_system = pytest.mark.parametrize("make", [plain, observed, checked])
 
 
@@ -206,11 +226,10 @@ def test_an_actor_that_never_waits_lets_others_run_after_512_messages() -> None:
 @pytest.mark.parametrize("make", [plain, checked])
 def test_an_idle_actor_answers_before_its_asker_goes_on(make: Callable[[], System]) -> None:
     async def main() -> None:
-        async with make() as system:
-            ref = await system.spawn(Worker, name="w")
-            await ref.ask(Note(1))
+        async with at_work(make) as bench:
+            await bench.ref.ask(Note(1))
             await asyncio.sleep(0.1)
-            assert ref.ask(Note(2)).done()
+            assert bench.ref.ask(Note(2)).done()
 
     simulate(main)
 
@@ -218,17 +237,15 @@ def test_an_idle_actor_answers_before_its_asker_goes_on(make: Callable[[], Syste
 @every_system
 def test_an_ask_does_not_push_an_actor_at_work(make: Callable[[], System]) -> None:
     async def main() -> None:
-        worker = Worker()
-        async with make() as system:
-            ref = await system.spawn(lambda: worker, name="w")
-            await ref.ask(Note(1))
-            ref.tell(InSteps(100, 0.0))
+        async with at_work(make) as bench:
+            await bench.ref.ask(Note(1))
+            bench.ref.tell(InSteps(100, 0.0))
             for _ in range(20):
                 await asyncio.sleep(0)
-            assert 1 < len(worker.seen) < 100
-            before = list(worker.seen)
-            answer = ref.ask(Note(2))
-            assert worker.seen == before
+            assert 1 < len(bench.worker.seen) < 100
+            before = list(bench.worker.seen)
+            answer = bench.ref.ask(Note(2))
+            assert bench.worker.seen == before
             assert await answer == 2
 
     simulate(main)
@@ -237,12 +254,11 @@ def test_an_ask_does_not_push_an_actor_at_work(make: Callable[[], System]) -> No
 @every_system
 def test_an_idle_actor_keeps_no_message(make: Callable[[], System]) -> None:
     async def main() -> None:
-        async with make() as system:
-            ref = await system.spawn(Worker, name="w")
+        async with at_work(make) as bench:
             for seconds in (0.0, 1.0):
                 message = InSteps(1, seconds)
                 kept = weakref.ref(message)
-                await ref.ask(message)
+                await bench.ref.ask(message)
                 del message
                 await asyncio.sleep(1)
                 gc.collect()
@@ -256,15 +272,13 @@ def test_an_actor_that_is_draining_and_has_nothing_to_do_takes_nothing(
     make: Callable[[], System],
 ) -> None:
     async def main() -> None:
-        worker = Worker()
-        async with make() as system:
-            ref = await system.spawn(lambda: worker, name="w")
-            await ref.ask(RunFor(5.0, Note(0)))
-            system.cells["w"].drain()
+        async with at_work(make) as bench:
+            await bench.ref.ask(RunFor(5.0, Note(0)))
+            bench.system.cells["w"].drain()
             await asyncio.sleep(1)
             with pytest.raises(Stopped):
-                await ref.ask(Note(1))
-        assert worker.seen == [0]  # what its task had to say
+                await bench.ref.ask(Note(1))
+        assert bench.worker.seen == [0]  # what its task had to say
 
     simulate(main)
 
@@ -274,9 +288,8 @@ def test_a_drain_ends_with_the_last_child_task_though_it_has_nothing_to_say(
     make: Callable[[], System],
 ) -> None:
     async def main() -> float:
-        async with make() as system:
-            ref = await system.spawn(Worker, name="w")
-            await ref.ask(RunFor(2.0))
+        async with at_work(make) as bench:
+            await bench.ref.ask(RunFor(2.0))
         return asyncio.get_running_loop().time()
 
     assert simulate(main) == 2.0
@@ -292,13 +305,12 @@ def test_a_stream_whose_actor_ends_before_its_first_part_ends_too(
                 async for _ in numbers:
                     pass
 
-        async with make() as system:
-            ref = await system.spawn(Worker, name="w")
-            ref.tell(Hold(1.0))
+        async with at_work(make) as bench:
+            bench.ref.tell(Hold(1.0))
             await asyncio.sleep(0.1)
-            reading = asyncio.ensure_future(read(ref))
+            reading = asyncio.ensure_future(read(bench.ref))
             await asyncio.sleep(0.1)
-            ref.tell(Quit())
+            bench.ref.tell(Quit())
             with pytest.raises(Stopped):
                 await reading
 
@@ -329,15 +341,13 @@ def test_an_ask_without_any_time_is_not_handled_after_another_message(
     make: Callable[[], System],
 ) -> None:
     async def main() -> None:
-        worker = Worker()
-        async with make() as system:
-            ref = await system.spawn(lambda: worker, name="w")
-            await ref.ask(Hold(1.0))
+        async with at_work(make) as bench:
+            await bench.ref.ask(Hold(1.0))
             await asyncio.sleep(5)
-            ref.tell(Note(1))
+            bench.ref.tell(Note(1))
             with pytest.raises(AskTimeout):
-                await ref.ask(Note(2), timeout=0.0)
-            assert worker.seen == [1]
+                await bench.ref.ask(Note(2), timeout=0.0)
+            assert bench.worker.seen == [1]
 
     simulate(main)
 
@@ -348,18 +358,17 @@ def test_after_a_withdrawn_request_other_cancellations_are_failures_as_before(
     make: Callable[[], System], cancelled: str
 ) -> None:
     async def main() -> None:
-        async with make() as system:
-            ref = await system.spawn(Worker, name="w")
-            asked = ref.ask(Hold(100.0, cancelled))
+        async with at_work(make) as bench:
+            asked = bench.ref.ask(Hold(100.0, cancelled))
             await asyncio.sleep(1)
             asked.cancel()
             await asyncio.sleep(1)
-            before = system.statistics().actors[0].restarts
+            before = bench.system.statistics().actors[0].restarts
             assert before == (cancelled == "failed at")
             with pytest.raises(RemoteError, match="Interrupted"):
-                await ref.ask(AwaitCancelled())
-            assert await ref.ask(Note(1)) == 1
-            assert system.statistics().actors[0].restarts == before + 1
+                await bench.ref.ask(AwaitCancelled())
+            assert await bench.ref.ask(Note(1)) == 1
+            assert bench.system.statistics().actors[0].restarts == before + 1
 
     simulate(main)
 
@@ -380,14 +389,13 @@ def test_the_cancellation_that_a_handler_let_out_is_told_as_the_cause() -> None:
 @every_system
 def test_a_rejection_that_nobody_waits_for_is_a_dead_letter(make: Callable[[], System]) -> None:
     async def main() -> None:
-        async with make() as system:
-            ref = await system.spawn(Worker, name="w")
+        async with at_work(make) as bench:
             with pytest.raises(Rejected):
-                await ref.ask(Refuse())
-            assert system.dead_letters.counts == {}
-            await ref.tell(Refuse())
+                await bench.ref.ask(Refuse())
+            assert bench.system.dead_letters.counts == {}
+            await bench.ref.tell(Refuse())
             await asyncio.sleep(1)
-            assert system.dead_letters.counts == {"rejected: not-now": 1}
+            assert bench.system.dead_letters.counts == {"rejected: not-now": 1}
 
     simulate(main)
 
@@ -395,12 +403,11 @@ def test_a_rejection_that_nobody_waits_for_is_a_dead_letter(make: Callable[[], S
 @every_system
 def test_messages_told_and_asked_are_counted(make: Callable[[], System]) -> None:
     async def main() -> None:
-        async with make() as system:
-            ref = await system.spawn(Worker, name="w")
+        async with at_work(make) as bench:
             for number in range(3):
-                ref.tell(Note(number))
-            await ref.ask(Note(3))
-            assert system.statistics().actors[0].handled == 4
+                bench.ref.tell(Note(number))
+            await bench.ref.ask(Note(3))
+            assert bench.system.statistics().actors[0].handled == 4
 
     simulate(main)
 
@@ -408,12 +415,10 @@ def test_messages_told_and_asked_are_counted(make: Callable[[], System]) -> None
 @every_system
 def test_a_handler_that_cannot_wait_may_ask_its_own_actor(make: Callable[[], System]) -> None:
     async def main() -> None:
-        worker = Worker()
-        async with make() as system:
-            ref = await system.spawn(lambda: worker, name="w")
-            await ref.ask(AskYourself())
-            assert worker.asked is not None
-            assert await worker.asked == 1
+        async with at_work(make) as bench:
+            await bench.ref.ask(AskYourself())
+            assert bench.worker.asked is not None
+            assert await bench.worker.asked == 1
 
     simulate(main)
 
@@ -434,11 +439,10 @@ def test_a_message_that_has_not_waited_has_no_age(make: Callable[[], System]) ->
 @every_system
 def test_the_age_of_a_message_counts_from_its_first_wait(make: Callable[[], System]) -> None:
     async def main() -> None:
-        async with make() as system:
-            ref = await system.spawn(Worker, name="w")
-            ref.tell(InSteps(3, 1.0))
+        async with at_work(make) as bench:
+            bench.ref.tell(InSteps(3, 1.0))
             await asyncio.sleep(2.5)
-            assert system.statistics().actors[0].current_age_s == 2.5
+            assert bench.system.statistics().actors[0].current_age_s == 2.5
 
     simulate(main)
 
@@ -446,14 +450,13 @@ def test_the_age_of_a_message_counts_from_its_first_wait(make: Callable[[], Syst
 @every_system
 def test_what_a_timer_has_brought_is_seen_at_work(make: Callable[[], System]) -> None:
     async def main() -> None:
-        async with make() as system:
-            ref = await system.spawn(Worker, name="w")
-            await ref.ask(Later(Hold(10.0)))
+        async with at_work(make) as bench:
+            await bench.ref.ask(Later(Hold(10.0)))
             await asyncio.sleep(4)
-            actor = system.statistics().actors[0]
+            actor = bench.system.statistics().actors[0]
             assert (actor.current, actor.current_age_s) == ("Hold", 3.0)
             await asyncio.sleep(10)
-            actor = system.statistics().actors[0]
+            actor = bench.system.statistics().actors[0]
             assert (actor.current, actor.current_age_s) == (None, 0.0)
 
     simulate(main)
