@@ -60,6 +60,22 @@ class AsynchronousAggregation(LinearAggregation):
             BadUpdate: The reported weight is negative, infinite or not a number.
             BadSetting: The staleness function gives no weight at this staleness.
         """
+        return self._freshness(info) * super().weigh(info)
+
+    def discount(self, info: UpdateInfo) -> float:
+        """The staleness function's weight times the site's factor, whatever is reported.
+
+        Raises:
+            TooStale: The update is staler than `max_staleness`.
+            BadUpdate: The reported weight, by which metrics are weighed, is negative, infinite or
+                not a number.
+            BadSetting: The staleness function gives no weight at this staleness.
+        """
+        freshness = self._freshness(info)
+        super().weigh(info)
+        return freshness * self.aggregation_weights.get(info.site, 1.0)
+
+    def _freshness(self, info: UpdateInfo) -> float:
         if self.max_staleness is not None and info.staleness > self.max_staleness:
             raise TooStale(info.site, info.staleness, self.max_staleness)
-        return weight_at(self.staleness, info.staleness) * super().weigh(info)
+        return weight_at(self.staleness, info.staleness)

@@ -6,7 +6,6 @@ Not here: the buffer (`buffer.py`) and its step (`apply.py`), which it shares wi
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import replace
 
 import numpy as np
 
@@ -77,8 +76,7 @@ class FedAsync(AsynchronousAggregation):
             BadUpdate: The reported weight is negative, infinite or not a number.
             BadSetting: The staleness function gives no weight at this staleness.
         """
-        super().weigh(info)  # metrics are weighed by what is reported
-        return self.alpha * super().weigh(replace(info, weight=1.0))
+        return self.alpha * self.discount(info)
 
     def combine(
         self,

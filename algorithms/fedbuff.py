@@ -7,7 +7,6 @@ Not here: the buffer (`buffer.py`), its step (`apply.py`), the staleness functio
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import replace
 from typing import Final, Literal, TypeAlias, get_args
 
 from .aggregation import UpdateInfo
@@ -105,8 +104,7 @@ class FedBuff(AsynchronousAggregation):
             BadUpdate: The reported weight is negative, infinite or not a number.
             BadSetting: The staleness function gives no weight at this staleness.
         """
-        weight = super().weigh(info)  # whatever counts: metrics are weighed by what is reported
-        return super().weigh(replace(info, weight=1.0)) if self.weights == "equal" else weight
+        return self.discount(info) if self.weights == "equal" else super().weigh(info)
 
     def combine(
         self,

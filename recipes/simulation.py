@@ -57,8 +57,10 @@ _INTERRUPT_S = 1.0
 # Failures that the summary lists; all of them are in the log of events.
 _MOST_FAILURES = 100
 
-# About 10 MB of objects of a hundred bytes before the collector looks at them.
+# Objects of about a hundred bytes, 10 MB of them, before the collector looks at them; with many
+# sites as much for each as it takes itself.
 COLLECT_OBJECTS = 100_000
+COLLECT_OBJECTS_PER_SITE = 100
 
 
 class Simulation:
@@ -143,7 +145,7 @@ class Simulation:
             if self._note:
                 self._journal.record(RunEvent(EventKind.NOTICE, data={"text": self._note}))
             async with AsyncExitStack() as stack:
-                stack.enter_context(_patient_collector())
+                stack.enter_context(_patient_collector(len(self._env.sites)))
                 await self._simulate(stack)
         except (asyncio.CancelledError, KeyboardInterrupt):
             self._end_early(RunStatus.ABORTED, _INTERRUPTED)
@@ -478,7 +480,7 @@ def _failure(event: RunEvent) -> dict[str, Any]:
 
 
 @contextmanager
-def _patient_collector() -> Generator[None]:
+def _patient_collector(sites: int) -> Generator[None]:
     """Look for cycles of garbage less often while thousands of actors live.
 
     Python's collector looks at every young object each 700 allocations, and a
@@ -488,7 +490,8 @@ def _patient_collector() -> Generator[None]:
     """
     before = _thresholds[0] if _thresholds else gc.get_threshold()
     _thresholds.append(before)
-    gc.set_threshold(max(before[0], COLLECT_OBJECTS), *before[1:])
+    objects = max(before[0], COLLECT_OBJECTS, sites * COLLECT_OBJECTS_PER_SITE)
+    gc.set_threshold(objects, *before[1:])
     try:
         yield
     finally:

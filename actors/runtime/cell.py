@@ -95,6 +95,7 @@ class Cell(Consumer):
             self.system.stack,
             self,
         )
+        self.system.workers.add(self.worker.task)
         self.worker.task.add_done_callback(self._worker_over)
         return ready
 
@@ -218,9 +219,13 @@ class Cell(Consumer):
 
     def drain(self) -> None:
         """Take no more messages; end when those accepted are handled."""
+        rests = self.at_rest
         self.draining = True
         self.queue.fast = False
-        self.queue.nudge()
+        if rests:
+            self.worker.step()
+        else:
+            self.queue.nudge()
 
     def cancel(self, reason: str) -> None:
         """End at once, in the middle of a message."""
@@ -230,12 +235,18 @@ class Cell(Consumer):
 
     async def halt(self, reason: str, wait_s: float | None = None) -> None:
         """End after the present message, at the latest in `wait_s` (default: the grace)."""
-        self.finish(reason)
+        if self.at_rest:
+            # At once, as in `Ref.ask`: thousands that end with a job would take a turn of the
+            # loop after the other.
+            self.queue.signals.append(Stop(reason))
+            self.worker.step()
+        else:
+            self.finish(reason)
         await self.over(self.system.grace if wait_s is None else wait_s, reason)
 
     async def over(self, wait_s: float, reason: str) -> None:
         """Wait for the end; cancel the worker if it has not come in `wait_s` seconds."""
-        if self.at_work():
+        if self.queue.closed or self.at_work():
             return
         task = self.worker.task
         await asyncio.wait([task], timeout=max(0.0, wait_s))
@@ -256,6 +267,7 @@ class Cell(Consumer):
         """Clean up after a worker that was cancelled before its first step and never ran."""
         self.worker.coroutine.close()
         self._close()
+        self.system.workers.discard(task)
 
     def _close(self) -> None:
         """Account for all messages, and tell everybody; idempotent."""

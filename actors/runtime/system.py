@@ -39,6 +39,8 @@ T = TypeVar("T")
 
 # Seconds that drain, hooks and child tasks are given before they are cancelled.
 GRACE_S: Final = 5.0
+# Actors that end in one turn of the loop when they have nothing to do: others want theirs.
+DRAINED_AT_ONCE: Final = 64
 
 
 _trace: ContextVar[str | None] = ContextVar("covey_trace", default=None)
@@ -96,6 +98,8 @@ class System:
         self.observer = observer
         self.grace = grace
         self.cells: dict[str, Cell] = {}
+        # Of actors that live, or have ended in this turn of the loop.
+        self.workers: set[asyncio.Task[None]] = set()
         self.failures: list[ActorFailed] = []
         self.dead_letters = DeadLetters(self._log_letter)
         self._codec = Codec(registry) if check_codec and registry is not None else None
@@ -359,6 +363,10 @@ class System:
                 cell = next(reversed(self.cells.values()))
                 cell.drain()
                 await cell.over(deadline - self.loop.time(), "drain ran out of time")
+                if not len(self.cells) % DRAINED_AT_ONCE:
+                    await asyncio.sleep(0)
+            if self.workers:  # their actors have ended; they take notice
+                await asyncio.wait(self.workers, timeout=self.grace)
         except asyncio.CancelledError:
             await self._cancel_all("the system's end was cancelled")
             raise
