@@ -15,9 +15,10 @@ ROOT = Path(__file__).resolve().parent.parent
 # Each room may import the rooms named here, and itself.
 LAYERS = {
     "transport": set[str](),
+    "security": set[str](),
     "algorithms": set[str](),
     "client": {"transport", "algorithms.tensors", "algorithms.errors"},
-    "actors.runtime": {"transport"},
+    "actors.runtime": {"transport", "security"},
     "actors.downloads": {"transport", "actors.runtime"},
     "actors.observe": {"transport", "actors.runtime"},
     "actors.jobs": {
@@ -40,14 +41,16 @@ LAYERS = {
     "recipes": {"transport", "algorithms", "client", "actors"},
     "cli": {"transport", "algorithms", "client", "actors", "recipes"},
 }
-ROOMS = ("transport", "algorithms", "client", "actors", "recipes", "cli")
+ROOMS = ("transport", "security", "algorithms", "client", "actors", "recipes", "cli")
 
 # Third-party modules that only some places may import; all others may be imported anywhere.
 FENCED = {
     "torch": ("algorithms", "client", "actors/jobs", "recipes"),
     "safetensors": ("algorithms",),
-    "aiohttp": (),
-    "grpc": (),
+    "aiohttp": ("transport",),
+    "grpc": ("transport/doors/grpc",),
+    "cryptography": ("security",),
+    "prometheus_client": ("transport",),
     "greenlet": ("actors/jobs/launchers",),
     "rich": ("recipes/bars.py", "cli"),
     "typer": ("cli",),
@@ -57,7 +60,7 @@ FENCED = {
     "numpy": ("algorithms", "client", "actors/jobs"),
 }
 # They take seconds to import: never while a module is being imported.
-LATE = {"torch", "tensorboard", "mlflow", "wandb"}
+LATE = {"grpc", "torch", "tensorboard", "mlflow", "wandb"}
 
 BANNED_MODULES = {"pickle", "cPickle", "marshal", "shelve", "dill", "cloudpickle"}
 BANNED_CALLS = {"eval", "exec", "os.system", "os.popen", "torch.load", "yaml.load", "__import__"}

@@ -12,9 +12,10 @@ from covey.actors.roles.messages import role_messages
 from covey.actors.runtime import runtime_messages
 from covey.client.messages import MESSAGES
 from covey.transport import Record, Registry
+from covey.transport.sessions.messages import SESSION_MESSAGES
 
 ROOT = Path(__file__).parents[1]
-ROOMS = ("transport", "algorithms", "client", "actors", "recipes", "cli")
+ROOMS = ("transport", "security", "algorithms", "client", "actors", "recipes", "cli")
 PAGE = (ROOT / "docs" / "wire.md").read_text(encoding="utf-8")
 
 Row = tuple[int, str, str]
@@ -57,7 +58,7 @@ def test_no_id_is_given_twice() -> None:
 
 
 def test_every_record_that_a_registry_takes_is_in_the_table() -> None:
-    records = (*runtime_messages(), *role_messages(), *MESSAGES, BlobRef)
+    records = (*runtime_messages(), *role_messages(), *MESSAGES, *SESSION_MESSAGES, BlobRef)
     assert set(map(row_of, records)) <= set(listed())
     Registry(*records).freeze()  # one table may hold them all
 

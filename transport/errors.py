@@ -102,3 +102,22 @@ class LinkClosed(TransportError):
 
     def __str__(self) -> str:
         return f"the link to {self.peer!r} is closed: {self.reason}"
+
+
+class Refused(TransportError):
+    """The other side does not open a session, or has ended it, and says why.
+
+    Attributes:
+        peer: Who refused, as far as is known: a name or an address.
+        code: A word that a program can act on: `identity`, `revoked`, `version`, `limits`, ...
+        text: A sentence for people.
+    """
+
+    def __init__(self, peer: str, code: str, text: str) -> None:
+        super().__init__(peer, code, text)
+        self.peer = peer
+        self.code = code
+        self.text = text
+
+    def __str__(self) -> str:
+        return f"{self.peer} refuses ({self.code}): {self.text}"

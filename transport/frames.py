@@ -9,11 +9,15 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Iterable
+from typing import Final
 
 from .codec import HEADER_BYTES, Codec, Header
 from .envelope import Envelope
 from .errors import DecodeError
 from .record import Body
+
+#: A body of which so much is missing is read in place: less does not fill a read.
+_DIRECT_BYTES: Final = 32 << 10
 
 
 class FrameReader:
@@ -76,6 +80,56 @@ class FrameReader:
                 raise
         return envelopes
 
+    def use(self, codec: Codec) -> None:
+        """Decode by `codec` from the next frame on, as limits are agreed; between frames only."""
+        self._codec = codec
+
+    def feed_one(self, view: memoryview) -> tuple[int, Envelope | None]:
+        """Take bytes up to the end of the first frame; how many, and its envelope if it is whole.
+
+        For the first words of a session, after which frames may mean something else.
+
+        Raises:
+            DecodeError: If the frame is bad, or an earlier one was.
+        """
+        if self.error is not None:
+            raise self.error
+        taken, envelopes = 0, list[Envelope]()
+        try:
+            while taken < len(view) and not envelopes:
+                taken += self._resume(view[taken:], envelopes)
+        except DecodeError as error:
+            self.error = error
+            self._forget()
+            raise
+        return taken, (envelopes[0] if envelopes else None)
+
+    def destination(self) -> memoryview | None:
+        """Where the rest of a large body goes, None while no such body is being read.
+
+        Bytes that are put there, and told to `filled`, take one copy less than by `feed`.
+        """
+        if self._header is None or self._filled < self._header[5]:
+            return None
+        rest = memoryview(self._body)[self._filled - self._header[5] :]
+        return rest if len(rest) >= _DIRECT_BYTES else None
+
+    def filled(self, count: int) -> Envelope | None:
+        """`count` bytes have been put into the last `destination`; the envelope, if it is whole.
+
+        Raises:
+            DecodeError: If the frame is bad.
+        """
+        self._filled += count
+        envelopes: list[Envelope] = []
+        try:
+            self._end_frame(envelopes)
+        except DecodeError as error:
+            self.error = error
+            self._forget()
+            raise
+        return envelopes[0] if envelopes else None
+
     def eof(self) -> None:
         """Say that the stream has ended.
 
@@ -123,11 +177,16 @@ class FrameReader:
                 return taken
             header = self._begin()
         taken += self._fill(view[taken:], header)
-        if self._filled == header[5] + header[6]:
+        self._end_frame(envelopes)
+        return taken
+
+    def _end_frame(self, envelopes: list[Envelope]) -> None:
+        """Decode the frame that is being filled, if it is whole."""
+        header = self._header
+        if header is not None and self._filled == header[5] + header[6]:
             meta, body = self._meta, memoryview(self._body).toreadonly()
             self._forget()
             envelopes.append(self._decode(header, meta, body))
-        return taken
 
     def _begin(self) -> Header:
         """Check a header that came in pieces and make room for its parts."""

@@ -1,0 +1,340 @@
+"""Listener: one port through which every door is reached.
+
+Here: the socket, the switch by ALPN and by first bytes, and the sessions that a listener
+remembers. Not here: what each door does with its bytes (`doors`, `web.py`), what is said first
+(`sessions/handshake.py`).
+
+Theory of operation. TLS ends here once. What a connection is for is told by ALPN: `covey/1` is the
+fast door, `h2` gRPC, and `http/1.1` or none HTTP. On plaintext the first bytes tell. The
+transport is then handed to the protocol of that door; each door that carries a session ends up in
+`hold`, with a pipe.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import ssl
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from .admission import Admission, Caps, Refusals
+from .codec import MAGIC, Codec
+from .doors.fast import ALPN, FastPipe, presented
+from .doors.pipe import Pipe, Presented
+from .envelope import Envelope, Kind
+from .errors import LinkClosed, Refused, RemoteProtocolError
+from .registry import Registry
+from .sessions.connection import Connection
+from .sessions.handshake import (
+    HANDSHAKE_S,
+    HIGHEST,
+    SESSION_ID_BYTES,
+    Doorkeeper,
+    Opened,
+    Terms,
+    farewell,
+    first_words_codec,
+    nonce,
+    receive,
+    session_registry,
+)
+from .sessions.link import Patience, SessionLink
+from .sessions.messages import Welcome
+
+#: What ALPN chooses from, in this order: browsers and curl offer h2 too, and are to get HTTP/1.1.
+PROTOCOLS: Final = (ALPN, "http/1.1", "h2")
+
+#: How HTTP/2 begins.
+PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+
+#: Seconds for TLS, and for the first bytes after it.
+TLS_S: Final = 5.0
+FIRST_BYTES_S: Final = 5.0
+
+#: Connections that the kernel holds until they are accepted.
+BACKLOG: Final = 1024
+
+#: What takes over a connection: a factory of protocols, as for `create_server`.
+Factory = Callable[[], asyncio.BaseProtocol]
+
+
+@dataclass(frozen=True, slots=True)
+class Listening:
+    """What a listener is given.
+
+    Attributes:
+        terms: This node's name and limits.
+        registry: The messages that may come.
+        keeper: Decides who may come in.
+        opened: Told of each new session's link.
+        tls: The TLS context; its ALPN names are set here. None for plaintext.
+        patience: How long sessions wait.
+        caps: Bounds on strangers.
+        bytes_per_s: A cap on bulk traffic to each peer, None for none.
+        news: Told, for a log, what happens: an event's name and its fields.
+    """
+
+    terms: Terms
+    registry: Registry
+    keeper: Doorkeeper
+    opened: Callable[[SessionLink], object]
+    tls: ssl.SSLContext | None = None
+    patience: Patience = field(default_factory=Patience)
+    caps: Caps = field(default_factory=Caps)
+    bytes_per_s: float | None = None
+    news: Callable[[str, dict[str, object]], object] = lambda event, fields: None
+
+
+class Listener:
+    """Listens, and remembers sessions as long as their leases run.
+
+    Attributes:
+        sessions: Live sessions' links by id.
+        refusals: What was refused.
+    """
+
+    def __init__(self, listening: Listening) -> None:
+        """Make a listener; `open` begins."""
+        self._listening = listening
+        self._codec = first_words_codec()
+        self._registry = session_registry(listening.registry)
+        self._server: asyncio.Server | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.admission = Admission(listening.caps)
+        self.refusals = Refusals(self._log_refusal)
+        self.sessions: dict[bytes, SessionLink] = {}
+        #: Protocols of the doors beside the fast one, by their names in ALPN.
+        self.factories: dict[str, Factory] = {}
+
+    @property
+    def port(self) -> int:
+        """The TCP port."""
+        assert self._server is not None
+        port: int = self._server.sockets[0].getsockname()[1]
+        return port
+
+    async def open(self, host: str, port: int) -> None:
+        """Listen on an address; port 0 takes a free one.
+
+        Raises:
+            OSError: The address is taken, or may not be used.
+        """
+        tls = self._listening.tls
+        if tls is not None:
+            tls.set_alpn_protocols(list(PROTOCOLS))
+        self._server = await asyncio.get_running_loop().create_server(
+            lambda: Switch(self),
+            host,
+            port,
+            ssl=tls,
+            backlog=BACKLOG,
+            ssl_handshake_timeout=None if tls is None else TLS_S,
+            ssl_shutdown_timeout=None if tls is None else 1.0,
+        )
+
+    async def close(self) -> None:
+        """Take no more connections, and end all sessions."""
+        if self._server is not None:
+            self._server.close()
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        for link in list(self.sessions.values()):
+            link.close(f"{self._listening.terms.node} has closed")
+
+    def revoke(self, node: str, why: str) -> None:
+        """End the live sessions of a node that may not come in any more."""
+        for link in list(self.sessions.values()):
+            if link.peer == node:
+                link.dismiss("revoked", why)
+                self.refusals.add("revoked", f"{node}: {why}")
+
+    def own(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run something that ends with the listener at the latest."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    # Sessions ----------------------------------------------------------------
+
+    async def hold(self, pipe: Pipe) -> None:
+        """Hear who is at the other end of a pipe, and give it its session."""
+        connection = Connection(pipe, self._codec)
+        address = pipe.presented.address
+        try:
+            async with asyncio.timeout(HANDSHAKE_S):
+                opened = await receive(connection, self._listening.terms, self._listening.keeper)
+            self._welcome(connection, opened)
+        except TimeoutError:
+            self.refusals.add("hello-late", f"{address}: no hello in {HANDSHAKE_S:g} s")
+            connection.break_off("no hello")
+        except Refused as error:
+            self.refusals.add(error.code, f"{address}: {error.text}")
+            farewell(connection, error.code, error.text)
+        except RemoteProtocolError as error:
+            self.refusals.add("protocol", f"{address}: {error}")
+            farewell(connection, "protocol", str(error))
+        except LinkClosed:
+            self.refusals.add("left", f"{address}: it left before its session was open")
+
+    def _welcome(self, connection: Connection, opened: Opened) -> None:
+        listening, hello = self._listening, opened.hello
+        link = self.sessions.get(hello.session)
+        fresh = link is None or link.peer != opened.peer or link.closed is not None
+        if link is None or fresh:
+            link = self._new(opened)
+        welcome = Welcome(
+            HIGHEST,
+            listening.terms.node,
+            nonce(),
+            listening.terms.bounds,
+            link.session,
+            link.received,
+            listening.patience.lease_s,
+        )
+        connection.send(Envelope(Kind.WELCOME, message=welcome))
+        link.adopt(connection, (0, 0) if fresh else hello.received)
+        if fresh:
+            listening.opened(link)
+
+    def _new(self, opened: Opened) -> SessionLink:
+        listening = self._listening
+        session = secrets.token_bytes(SESSION_ID_BYTES)
+        self.sessions[session] = link = SessionLink(
+            listening.terms.node,
+            opened.peer,
+            session,
+            Codec(self._registry, opened.limits),
+            listening.patience,
+            ended=lambda _: self.sessions.pop(session, None),
+            bytes_per_s=listening.bytes_per_s,
+        )
+        return link
+
+    # Connections -------------------------------------------------------------
+
+    def hold_soon(self, pipe: Pipe) -> None:
+        """`hold` in a task of this listener's; the pipe's peer is a stranger until its end."""
+        host = host_of(pipe.presented.address)
+        refused = self.admission.enter(host)
+        if refused is not None:
+            self.refusals.add(refused, pipe.presented.address)
+            pipe.abort()
+            return
+        task = self.own(self.hold(pipe))
+        task.add_done_callback(lambda _: self.admission.leave(host))
+
+    def take_over(self, protocol: str | None) -> Factory | None:
+        """What a connection of a protocol, by its ALPN name, is handed to; None to refuse it."""
+        if protocol == ALPN:
+            return lambda: FastPipe(self.hold_soon)
+        return self.factories.get(protocol or "http/1.1")
+
+    def _log_refusal(self, reason: str, count: int, detail: str) -> None:
+        self._listening.news(
+            "connection.refused", {"reason": reason, "count": count, "detail": detail}
+        )
+
+
+class Switch(asyncio.Protocol):
+    """A new connection, until it is known what it is for."""
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+        self._transport: Any = None
+        self._early = b""
+        self._late: asyncio.TimerHandle | None = None
+        self._presented: Presented | None = None
+        self._entered: str | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The connection is there, TLS and all."""
+        self._transport = transport
+        self._presented = known = presented(transport, "")
+        host = host_of(known.address)
+        refused = self._listener.admission.enter(host)
+        if refused is not None:
+            self._refuse(refused, "too many that have not said who they are")
+            return
+        self._entered = host
+        tls = transport.get_extra_info("ssl_object")
+        protocol = None if tls is None else tls.selected_alpn_protocol()
+        if protocol is not None:
+            self._hand_over(protocol)
+            return
+        loop = asyncio.get_running_loop()
+        self._late = loop.call_later(FIRST_BYTES_S, self._refuse, "silent", "no first bytes")
+
+    def data_received(self, data: bytes) -> None:
+        """First bytes, where ALPN says nothing."""
+        self._early += data
+        protocol = told_by(self._early)
+        if protocol is None:
+            return
+        if protocol != "http/1.1" and self._presented is not None and self._presented.encrypted:
+            self._refuse("alpn", f"{protocol} without its name in ALPN")
+            return
+        self._hand_over(protocol)
+
+    def eof_received(self) -> bool:
+        """It has nothing to say."""
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """It is gone before it was known what it was for."""
+        self._leave()
+
+    def _leave(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+        if self._entered is not None:
+            self._listener.admission.leave(self._entered)
+            self._entered = None
+
+    def _refuse(self, reason: str, why: str) -> None:
+        address = "" if self._presented is None else self._presented.address
+        self._listener.refusals.add(reason, f"{address}: {why}")
+        self._transport.abort()
+
+    def _hand_over(self, protocol: str) -> None:
+        factory = self._listener.take_over(protocol)
+        if factory is None:
+            self._refuse("door", f"there is no door for {protocol} here")
+            return
+        self._leave()
+        taker: Any = factory()
+        self._transport.set_protocol(taker)
+        taker.connection_made(self._transport)
+        if self._early:
+            feed(taker, self._early)
+
+
+def host_of(address: str) -> str:
+    """The host of `host:port`."""
+    return address.rpartition(":")[0]
+
+
+def told_by(first: bytes) -> str | None:
+    """The protocol, by its ALPN name, that a connection begins to speak; None if more is needed."""
+    for start, protocol in ((MAGIC, ALPN), (PREFACE, "h2")):
+        if first[: len(start)] == start[: len(first)]:
+            return protocol if len(first) >= len(start) else None
+    return "http/1.1"
+
+
+def feed(protocol: Any, data: bytes) -> None:
+    """Give a protocol bytes that came before it was there."""
+    if not isinstance(protocol, asyncio.BufferedProtocol):
+        protocol.data_received(data)
+        return
+    rest = memoryview(data)
+    while rest:
+        buffer: Any = protocol.get_buffer(len(rest))
+        count = min(len(buffer), len(rest))
+        buffer[:count] = rest[:count]
+        protocol.buffer_updated(count)
+        rest = rest[count:]
