@@ -58,6 +58,11 @@ class Link(Protocol):
         ...
 
     @property
+    def leased(self) -> bool:
+        """Whether the link has waited for its peer to come back before it is lost."""
+        ...
+
+    @property
     def full(self) -> bool:
         """Whether the queue is at its bound, so that a sender should await `ready`."""
         ...

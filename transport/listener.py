@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import socket
 import ssl
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
@@ -92,6 +93,7 @@ class Listener:
 
     Attributes:
         sessions: Live sessions' links by id.
+        unknown: Connections of which it is not known yet what they are for.
         refusals: What was refused.
     """
 
@@ -105,6 +107,7 @@ class Listener:
         self.admission = Admission(listening.caps)
         self.refusals = Refusals(self._log_refusal)
         self.sessions: dict[bytes, SessionLink] = {}
+        self.unknown: set[Switch] = set()
         #: Protocols of the doors beside the fast one, by their names in ALPN.
         self.factories: dict[str, Factory] = {}
 
@@ -126,8 +129,7 @@ class Listener:
             tls.set_alpn_protocols(list(PROTOCOLS))
         self._server = await asyncio.get_running_loop().create_server(
             lambda: Switch(self),
-            host,
-            port,
+            sock=bound(host, port),
             ssl=tls,
             backlog=BACKLOG,
             ssl_handshake_timeout=None if tls is None else TLS_S,
@@ -138,6 +140,8 @@ class Listener:
         """Take no more connections, and end all sessions."""
         if self._server is not None:
             self._server.close()
+        for switch in list(self.unknown):
+            switch.abort()
         for task in self._tasks:
             task.cancel()
         if self._tasks:
@@ -180,6 +184,9 @@ class Listener:
             farewell(connection, "protocol", str(error))
         except LinkClosed:
             self.refusals.add("left", f"{address}: it left before its session was open")
+        except BaseException:
+            connection.break_off("the listener has closed, or failed")
+            raise
 
     def _welcome(self, connection: Connection, opened: Opened) -> None:
         listening, hello = self._listening, opened.hello
@@ -188,7 +195,7 @@ class Listener:
         if link is None or fresh:
             link = self._new(opened)
         welcome = Welcome(
-            HIGHEST,
+            min(HIGHEST, hello.highest),
             listening.terms.node,
             nonce(),
             listening.terms.bounds,
@@ -254,6 +261,7 @@ class Switch(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The connection is there, TLS and all."""
         self._transport = transport
+        self._listener.unknown.add(self)
         self._presented = known = presented(transport, "")
         host = host_of(known.address)
         refused = self._listener.admission.enter(host)
@@ -288,7 +296,12 @@ class Switch(asyncio.Protocol):
         """It is gone before it was known what it was for."""
         self._leave()
 
+    def abort(self) -> None:
+        """The listener has closed."""
+        self._transport.abort()
+
     def _leave(self) -> None:
+        self._listener.unknown.discard(self)
         if self._late is not None:
             self._late.cancel()
         if self._entered is not None:
@@ -311,6 +324,22 @@ class Switch(asyncio.Protocol):
         taker.connection_made(self._transport)
         if self._early:
             feed(taker, self._early)
+
+
+def bound(host: str, port: int) -> socket.socket:
+    """A socket on one address, or on all of this machine, of both families, for an empty host.
+
+    Raises:
+        OSError: The address is unknown, taken, or may not be used.
+    """
+    if host:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+    if socket.has_dualstack_ipv6():
+        return socket.create_server(
+            ("", port), family=socket.AF_INET6, backlog=BACKLOG, dualstack_ipv6=True
+        )
+    return socket.create_server(("", port), backlog=BACKLOG)
 
 
 def host_of(address: str) -> str:

@@ -110,6 +110,11 @@ class MemoryLink:
         return f"<MemoryLink {self.name} -> {self.peer}, {counts}, {state}>"
 
     @property
+    def leased(self) -> bool:
+        """It is lost as soon as it breaks."""
+        return False
+
+    @property
     def full(self) -> bool:
         """Whether so much is on its way that a sender should await `ready`."""
         return len(self._other._inbox) >= self._capacity

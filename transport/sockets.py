@@ -118,6 +118,11 @@ class SocketLink:
         return f"<SocketLink to {self.peer}, {counts}, {state}>"
 
     @property
+    def leased(self) -> bool:
+        """It is lost as soon as it breaks."""
+        return False
+
+    @property
     def full(self) -> bool:
         """Whether so much is queued that a sender should await `ready`."""
         return (

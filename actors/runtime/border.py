@@ -118,9 +118,8 @@ class Border:
         del self.links[node]
         self._abandon(node, reason)
         if not self._closed:
-            self._leases[node] = self._system.loop.call_later(
-                self._lease, self._expire, node, reason
-            )
+            lease = 0.0 if link.leased else self._lease
+            self._leases[node] = self._system.loop.call_later(lease, self._expire, node, reason)
 
     def _abandon(self, node: str, reason: str) -> None:
         """End what does not outlive a link: streams, and watches by the peer, who renews them."""
@@ -248,7 +247,10 @@ class Border:
         node, sender = link.peer, envelope.sender
         # Who a peer is comes from its link; an envelope that claims otherwise is hostile.
         if sender != node and sender and sender.partition("/")[0] != node:
-            link.close(f"{node} sent an envelope in the name of {sender}")
+            text = f"{node} sent an envelope in the name of {sender}"
+            if self._system.wiring is not None:
+                self._system.wiring.refuse("sender", text)
+            link.close(text)
             self._lost(link, "it claimed another sender")
             return
         answer = ANSWERS.get(envelope.kind)

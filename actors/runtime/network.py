@@ -70,6 +70,11 @@ class SimulatedLink:
         return f"<SimulatedLink {self.name} -> {self.peer}, {len(self._flying)} coming, {state}>"
 
     @property
+    def leased(self) -> bool:
+        """It is lost as soon as it breaks."""
+        return False
+
+    @property
     def full(self) -> bool:
         """Whether so much is under way that a sender should await `ready`."""
         return len(self.other._flying) >= CAPACITY

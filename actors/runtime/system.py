@@ -15,7 +15,7 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 from covey.transport import Codec, Envelope, Kind, Link, Record, Registry, TransportError
 
@@ -33,6 +33,9 @@ from .statistics import DeadLetter, DeadLetters, SystemStatistics
 from .supervision import Restart
 from .wire import decode, encode
 from .worker import Stack
+
+if TYPE_CHECKING:
+    from .wiring import Identity, Wire, Wiring
 
 A = TypeVar("A", bound=Actor)
 T = TypeVar("T")
@@ -77,6 +80,11 @@ class System:
             passes here passes over any link.
         grace: Seconds for draining, stop hooks and child tasks before they are cancelled.
         lease: Seconds a lost link may stay lost before its watchers are told.
+        connect: The parent's URL (see `Endpoint.parse`): entering the block returns when the first
+            session is open, and keeps one for as long as the system lives.
+        listen: Where to listen for children, as `host:port`, or `:port` for all addresses.
+        identity: Who this node is and whom it believes; None for plaintext on this host alone.
+        wire: Bounds on what peers may send; None for the defaults.
     """
 
     def __init__(
@@ -89,8 +97,16 @@ class System:
         check_codec: bool = False,
         grace: float = GRACE_S,
         lease: float = LEASE_S,
+        connect: str | None = None,
+        listen: str | None = None,
+        identity: Identity | None = None,
+        wire: Wire | None = None,
     ) -> None:
-        """Make a system; entering its block starts it."""
+        """Make a system; entering its block starts it.
+
+        Raises:
+            ValueError: A name or an address is none, or there is no registry where one is needed.
+        """
         self.name = checked(name)
         self.registry = registry
         self._seed = seed
@@ -109,6 +125,13 @@ class System:
         self.direct = observer is None and self._codec is None
         self._traces = itertools.count(1)
         self._lease = lease
+        self.wiring: Wiring | None = None
+        if connect is not None or listen is not None:
+            # Not above: TLS and all that takes time to import, and simulated systems need none.
+            from .loopback import LOOPBACK
+            from .wiring import Wire, Wiring
+
+            self.wiring = Wiring(self, connect, listen, identity or LOOPBACK, wire or Wire())
         self._closing = False
         self.aborted = False
         self.served = 0
@@ -127,7 +150,25 @@ class System:
         self.accepted = self.loop.create_future()
         self.accepted.set_result(None)
         self.border = Border(self, self._lease)
+        if self.wiring is not None:
+            try:
+                await self.wiring.open(self._lease)
+            except BaseException:
+                self._close()
+                await self.wiring.close()
+                raise
         return self
+
+    @property
+    def port(self) -> int:
+        """The TCP port that it listens on.
+
+        Raises:
+            RuntimeError: It listens nowhere.
+        """
+        if self.wiring is None or self.wiring.listener is None:
+            raise RuntimeError(f"{self.name} listens nowhere: give it listen=")
+        return self.wiring.listener.port
 
     async def __aexit__(
         self,
@@ -356,6 +397,8 @@ class System:
         messages become dead letters ("actor stopped"). Idempotent.
         """
         self._closing = True
+        if self.wiring is not None:
+            self.wiring.leave()
         self.border.go_away()
         deadline = self.loop.time() + self.grace
         try:
@@ -372,6 +415,8 @@ class System:
             raise
         finally:
             self._close()
+            if self.wiring is not None:
+                await self.wiring.close()
 
     async def abort(self) -> None:
         """End as a crash would: no drain, no hooks, no goodbye; for simulations."""
@@ -380,6 +425,8 @@ class System:
         self.border.close()
         await self._cancel_all("crashed")
         self._close()
+        if self.wiring is not None:
+            await self.wiring.close()
 
     async def _cancel_all(self, reason: str) -> None:
         for cell in list(self.cells.values()):

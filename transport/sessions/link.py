@@ -72,9 +72,6 @@ class SessionLink:
         bytes_per_s: A cap on bulk traffic, None for none.
     """
 
-    #: What waited for the end of a lease does not wait for another one.
-    leased: Final = True
-
     def __init__(
         self,
         name: str,
@@ -107,10 +104,12 @@ class SessionLink:
         self._rested: asyncio.TimerHandle | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._lease_ends: asyncio.TimerHandle | None = None
-        self._sent = self._received = self._duplicates = self._bytes_out = self._bytes_in = 0
+        self._sent = self._received = self._bytes_out = self._bytes_in = 0
         self._told = self._told_bytes = 0
         #: Connections that it has had.
         self.connections = 0
+        #: Envelopes that came again, and were dropped.
+        self.duplicates = 0
         self._begin_lease("it never had a connection")
 
     def __repr__(self) -> str:
@@ -120,6 +119,11 @@ class SessionLink:
         return f"<SessionLink {self.name} to {self.peer}, {state}>"
 
     # What a system does ------------------------------------------------------
+
+    @property
+    def leased(self) -> bool:
+        """It is lost when its lease is over, not when a connection breaks."""
+        return True
 
     @property
     def full(self) -> bool:
@@ -150,8 +154,7 @@ class SessionLink:
             raise LinkClosed(self.peer, self._closed)
         self._receive, self._lost = receive, lost
         if self._early:
-            early, self._early = self._early, []
-            self._loop.call_soon(self._deliver, early)
+            self._loop.call_soon(self._deliver_early)
 
     def send(self, envelope: Envelope) -> None:
         """Keep an envelope for the peer; all of one turn leave together. See `Link.send`."""
@@ -188,7 +191,8 @@ class SessionLink:
             return
         connection = self._connection
         if connection is not None:
-            self._write(connection, WRITES_PER_TURN)
+            if code == "closed":
+                self._write_all(connection)
             connection.send(Envelope(Kind.GOAWAY, message=Farewell(code, text[:1000])))
             connection.close(text)
         self._end(text)
@@ -233,6 +237,7 @@ class SessionLink:
         self._bulk.acknowledge(peer_received[1])
         before, self._connection = self._connection, connection
         if before is not None:
+            self._bytes_in += before.received_bytes
             before.close("replaced by a new connection")
         if self._lease_ends is not None:
             self._lease_ends.cancel()
@@ -249,6 +254,7 @@ class SessionLink:
 
     def writable(self) -> None:
         """See `Carried.writable`."""
+        self._acknowledge()
         self._flush()
 
     def disconnected(self, connection: Connection, reason: str) -> None:
@@ -288,6 +294,11 @@ class SessionLink:
             connection.write(pieces)
         return True
 
+    def _write_all(self, connection: Connection) -> None:
+        """Offer the peer, before the link ends, what was accepted."""
+        while pieces := self._next():
+            connection.write(pieces)
+
     def _next(self) -> list[bytes | memoryview]:
         """What is to be written next: all urgent envelopes, then a few bulk ones."""
         pieces: list[bytes | memoryview] = []
@@ -321,23 +332,25 @@ class SessionLink:
     def arrived(self, envelopes: Sequence[Envelope]) -> None:
         """See `Carried.arrived`."""
         fresh: list[Envelope] = []
-        for envelope in envelopes:
-            if not envelope.sequence:
-                self._deliver(fresh)
-                fresh = []
-                self._hear(envelope)
-                continue
-            lane = self._bulk if envelope.kind in BULK else self._control
-            if lane.accept(envelope.sequence):
-                fresh.append(envelope)
-            else:
-                self._duplicates += 1
-        self._deliver(fresh)
+        try:
+            for envelope in envelopes:
+                if not envelope.sequence:
+                    self._deliver(fresh)
+                    fresh = []
+                    self._hear(envelope)
+                    continue
+                lane = self._bulk if envelope.kind in BULK else self._control
+                if lane.accept(envelope.sequence):
+                    fresh.append(envelope)
+                else:
+                    self.duplicates += 1
+        finally:
+            self._deliver(fresh)  # also what came before a gap: it counts as received
         self._acknowledge()
 
     def _deliver(self, envelopes: list[Envelope]) -> None:
         receive = self._receive
-        if receive is None:
+        if receive is None or self._early:  # whose turn comes first
             self._early += envelopes
             return
         for envelope in envelopes:
@@ -349,6 +362,10 @@ class SessionLink:
             except BaseException:
                 self._fail("the receiver of this link raised")
                 raise
+
+    def _deliver_early(self) -> None:
+        early, self._early = self._early, []
+        self._deliver(early)
 
     def _hear(self, envelope: Envelope) -> None:
         """What the peer says about the session itself."""
@@ -366,8 +383,8 @@ class SessionLink:
     def _acknowledge(self) -> None:
         """Tell the peer what has come, if that is much."""
         connection = self._connection
-        if connection is None:
-            return
+        if connection is None or not connection.is_writable:
+            return  # a peer that sends and does not read makes this side keep nothing
         count = self._control.received + self._bulk.received
         much = connection.received_bytes - self._told_bytes >= ACKNOWLEDGED_BYTES
         if much or count - self._told >= ACKNOWLEDGED_ENVELOPES:
@@ -395,7 +412,8 @@ class SessionLink:
         if silent >= self._patience.silent_s:
             connection.break_off(f"{self.peer} was silent for {silent:.0f} s")
             return
-        self._tell_received(connection)
+        if connection.is_writable:
+            self._tell_received(connection)
         self._arm()
 
     def _fail(self, reason: str) -> None:
@@ -411,7 +429,9 @@ class SessionLink:
 
     def _end(self, reason: str) -> None:
         self._closed = reason
-        self._connection = None
+        if self._connection is not None:
+            self._bytes_in += self._connection.received_bytes
+            self._connection = None
         for timer in (self._timer, self._lease_ends, self._rested):
             if timer is not None:
                 timer.cancel()

@@ -1,0 +1,209 @@
+"""Wiring: how a system is reached, and how it reaches others, over the network.
+
+Here: a system's listeners and its one outbound connection, from the settings to the links. Not
+here: connections and sessions (`covey.transport`), who may come in (`Identity`, see
+`identity.py`), and what links carry (`border.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, Protocol
+
+from covey.transport import Limits, Registry
+from covey.transport.admission import Caps
+from covey.transport.dialer import Dialer, Dialing
+from covey.transport.endpoint import DialerTLS, Endpoint
+from covey.transport.listener import Listener, Listening
+from covey.transport.sessions.handshake import Credentials, Doorkeeper, Terms
+from covey.transport.sessions.link import Patience, SessionLink
+
+from .log import log
+
+if TYPE_CHECKING:
+    from .system import System
+
+#: A start that waits for its parent longer than this says so, and again each time.
+TELL_S: Final = 5.0
+
+
+class Identity(Protocol):
+    """Who a node is, and whom it believes."""
+
+    @property
+    def doorkeeper(self) -> Doorkeeper:
+        """Decides who may come in where this node listens."""
+        ...
+
+    @property
+    def credentials(self) -> Credentials:
+        """What this node shows where it dials."""
+        ...
+
+    @property
+    def listener_tls(self) -> ssl.SSLContext | None:
+        """TLS where this node listens; None for plaintext."""
+        ...
+
+    @property
+    def dialer_tls(self) -> DialerTLS | None:
+        """TLS where this node dials; None for plaintext."""
+        ...
+
+    @property
+    def certificate(self) -> bytes | None:
+        """The node's own certificate in DER, None without one."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Wire:
+    """Bounds on what a node takes from others and keeps for them; the defaults are for the WAN.
+
+    Attributes:
+        limits: The largest envelope that it takes.
+        ping_s: Seconds between two signs of life.
+        silent_s: Seconds without one after which a connection counts as broken.
+        caps: Bounds on connections whose peer is not known yet.
+        bytes_per_s: A cap on bulk traffic to each peer, None for none.
+        doors: The doors to be tried, in this order; None for all that the URL's scheme stands for.
+    """
+
+    limits: Limits = field(default_factory=Limits)
+    ping_s: float = 10.0
+    silent_s: float = 30.0
+    caps: Caps = field(default_factory=Caps)
+    bytes_per_s: float | None = None
+    doors: Sequence[str] | None = None
+
+
+class Wiring:
+    """The listeners and the dialer of one system."""
+
+    def __init__(
+        self,
+        system: System,
+        connect: str | None,
+        listen: str | None,
+        identity: Identity,
+        wire: Wire,
+    ) -> None:
+        """Made by `System`.
+
+        Raises:
+            ValueError: An address is none, or the system has no registry.
+        """
+        if system.registry is None:
+            raise ValueError(f"{system.name}: a system with a network needs a registry of messages")
+        self._system = system
+        self._registry: Registry = system.registry
+        self._identity = identity
+        self._wire = wire
+        self._endpoint = None if connect is None else Endpoint.parse(connect, doors=wire.doors)
+        self._address = None if listen is None else address_of(listen)
+        self._running: asyncio.Task[None] | None = None
+        #: Where this system listens, None before it does, and if it does not.
+        self.listener: Listener | None = None
+
+    async def open(self, lease: float) -> None:
+        """Listen, and have the first session with the parent.
+
+        Raises:
+            OSError: The address to listen on is taken, or may not be used.
+            Refused: The parent, or this side, will not have the other.
+        """
+        wire, identity = self._wire, self._identity
+        terms = Terms(self._system.name, wire.limits)
+        patience = Patience(lease, wire.ping_s, wire.silent_s)
+        if self._address is not None:
+            listening = Listening(
+                terms,
+                self._registry,
+                identity.doorkeeper,
+                self._system.attach,
+                tls=identity.listener_tls,
+                patience=patience,
+                caps=wire.caps,
+                bytes_per_s=wire.bytes_per_s,
+                news=self._news,
+            )
+            listener = Listener(listening)
+            await listener.open(*self._address)
+            self.listener = listener
+            log.info("listener.open", system=self._system.name, port=listener.port)
+        if self._endpoint is not None:
+            dialing = Dialing(
+                self._endpoint,
+                terms,
+                self._registry,
+                identity.credentials,
+                self._adopt,
+                tls=identity.dialer_tls if self._endpoint.encrypted else None,
+                certificate=identity.certificate,
+                patience=patience,
+                bytes_per_s=wire.bytes_per_s,
+                news=self._news,
+            )
+            await self._dial(Dialer(dialing), self._endpoint)
+
+    async def _dial(self, dialer: Dialer, endpoint: Endpoint) -> None:
+        self._running = asyncio.get_running_loop().create_task(dialer.run())
+        waited = 0.0
+        try:
+            while not dialer.first.done():
+                await asyncio.wait([dialer.first], timeout=TELL_S)
+                waited += TELL_S
+                if not dialer.first.done():
+                    log.warning(
+                        "link.waiting",
+                        system=self._system.name,
+                        endpoint=str(endpoint),
+                        waited_s=round(waited),
+                    )
+            dialer.first.result()
+        except BaseException:
+            await self.close()
+            raise
+
+    def _adopt(self, link: SessionLink) -> None:
+        self._system.attach(link, default=True)
+
+    def _news(self, event: str, fields: dict[str, object]) -> None:
+        log.info(event, system=self._system.name, **fields)
+
+    def refuse(self, reason: str, detail: str) -> None:
+        """Count what a peer may not do, as for those that were not let in."""
+        if self.listener is not None:
+            self.listener.refusals.add(reason, detail)
+        else:
+            self._news("peer.refused", {"reason": reason, "detail": detail})
+
+    def leave(self) -> None:
+        """Dial no more."""
+        if self._running is not None:
+            self._running.cancel()
+
+    async def close(self) -> None:
+        """Dial and listen no more, and end all sessions; idempotent."""
+        self.leave()
+        if self._running is not None:
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait([self._running])
+        if self.listener is not None:
+            await self.listener.close()
+
+
+def address_of(text: str) -> tuple[str, int]:
+    """Host and port of `host:port`, `[::1]:port` or `:port` (all addresses of this machine).
+
+    Raises:
+        ValueError: It is none of these.
+    """
+    host, colon, port = text.rpartition(":")
+    if not colon or not port.isdecimal() or not 0 <= int(port) < 1 << 16:
+        raise ValueError(f"{text!r}: expected host:port to listen on, as in :443 or 127.0.0.1:0")
+    return host.removeprefix("[").removesuffix("]"), int(port)
