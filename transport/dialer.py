@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -20,7 +19,6 @@ from .errors import LinkClosed, Refused, RemoteProtocolError, TransportError
 from .registry import Registry
 from .sessions.connection import Connection
 from .sessions.handshake import (
-    HANDSHAKE_S,
     Credentials,
     Opened,
     Terms,
@@ -73,6 +71,9 @@ class Dialing:
         certificate: This side's TLS certificate in DER, None for none.
         patience: How long sessions wait.
         bytes_per_s: A cap on bulk traffic, None for none.
+        door_s: Seconds that a door has; see `DOOR_S`.
+        retry_s: Seconds between two rounds; see `RETRY_S`.
+        dial: Gives a pipe through a door; see `dial`.
         opened: Told of each new session's link, which replaces the one before.
         news: Told, for a log, what happens: an event's name and its fields.
     """
@@ -86,6 +87,11 @@ class Dialing:
     certificate: bytes | None = None
     patience: Patience = field(default_factory=Patience)
     bytes_per_s: float | None = None
+    door_s: float = DOOR_S
+    retry_s: tuple[float, float] = RETRY_S
+    dial: Callable[[str, Endpoint, DialerTLS | None], Awaitable[Pipe]] = field(
+        default_factory=lambda: dial
+    )
     news: Callable[[str, dict[str, object]], object] = lambda event, fields: None
 
 
@@ -111,10 +117,10 @@ class Dialer:
 
     async def run(self) -> None:
         """Keep a session until cancelled, which ends it."""
-        pause, longest = RETRY_S
+        shortest, longest = self._dialing.retry_s
+        pause, clock = shortest, asyncio.get_running_loop().time
         try:
             while True:
-                began = time.monotonic()
                 try:
                     await self._open()
                 except Refused as error:
@@ -125,10 +131,10 @@ class Dialer:
                 except TransportError as error:
                     self._tell_once("", "link.unreached", str(error))
                 else:
-                    self._said.clear()
+                    began = clock()
                     await self._broken.wait()
-                    if time.monotonic() - began > RETRY_S[1]:
-                        pause = RETRY_S[0]
+                    if clock() - began > pause:  # else the listener may be in trouble
+                        pause = shortest
                 await asyncio.sleep(pause * self._random.uniform(0.5, 1.0))
                 pause = min(longest, pause * 2)
         finally:
@@ -140,13 +146,14 @@ class Dialer:
         connection, opened = await self._knock()
         dialing, welcome = self._dialing, opened.welcome
         assert welcome is not None
-        self._broken.clear()
         link = self._link
         if link is not None and link.closed is None and link.session == welcome.session:
-            link.adopt(connection, welcome.received)
+            self._broken.clear()
+            self._adopt(link, connection, welcome.received)
             return
         if link is not None:
             link.forget(f"{opened.peer} does not know the session any more")
+        self._broken.clear()
         patience = Patience(welcome.lease_s, dialing.patience.ping_s, dialing.patience.silent_s)
         codec = Codec(self._registry, opened.limits)
         self._link = link = SessionLink(
@@ -159,10 +166,17 @@ class Dialer:
             ended=lambda _: self._broken.set(),
             bytes_per_s=dialing.bytes_per_s,
         )
-        link.adopt(connection, welcome.received)
+        self._adopt(link, connection, (0, 0))
         dialing.opened(link)
         if not self._first.done():
             self._first.set_result(None)
+
+    def _adopt(self, link: SessionLink, connection: Connection, received: tuple[int, int]) -> None:
+        try:
+            link.adopt(connection, received)
+        except RemoteProtocolError as error:
+            connection.close(str(error))
+            raise
 
     def _disconnected(self, reason: str) -> None:
         self._dialing.news("link.broken", {"reason": reason})
@@ -178,10 +192,10 @@ class Dialer:
         reasons: dict[str, str] = {}
         for door in self._dialing.endpoint.doors:
             try:
-                async with asyncio.timeout(DOOR_S):
+                async with asyncio.timeout(self._dialing.door_s):
                     found = await self._try(door)
             except TimeoutError:
-                reasons[door] = f"no answer in {DOOR_S:g} s"
+                reasons[door] = f"no answer in {self._dialing.door_s:g} s"
             except Refused as error:
                 if error.code in FINAL_CODES:
                     raise
@@ -191,27 +205,27 @@ class Dialer:
             else:
                 for name, why in reasons.items():
                     self._tell_once(name, "door.closed", why)
+                self._said = dict(reasons)
                 return found
         raise Unreached(str(self._dialing.endpoint), reasons)
 
     async def _try(self, door: str) -> tuple[Connection, Opened]:
         dialing, link = self._dialing, self._link
-        pipe = await dial(door, dialing.endpoint, dialing.tls)
+        pipe = await dialing.dial(door, dialing.endpoint, dialing.tls)
         connection = Connection(pipe, self._codec)
         alive = link is not None and link.closed is None
         session, received = b"", (0, 0)
         if link is not None and alive:
             session, received = link.session, link.received
         try:
-            async with asyncio.timeout(HANDSHAKE_S):
-                opened = await introduce(
-                    connection,
-                    dialing.terms,
-                    dialing.credentials,
-                    session,
-                    received,
-                    dialing.certificate,
-                )
+            opened = await introduce(
+                connection,
+                dialing.terms,
+                dialing.credentials,
+                session,
+                received,
+                dialing.certificate,
+            )
         except BaseException:
             connection.close("there is no session")
             raise
@@ -232,7 +246,7 @@ async def dial(door: str, endpoint: Endpoint, tls: DialerTLS | None) -> Pipe:
         LinkClosed: The connection is there, but not the door.
     """
     if endpoint.encrypted and tls is None:
-        raise RemoteProtocolError("address", "it needs TLS, and there is no context for it")
+        raise LinkClosed(str(endpoint), "it needs TLS, and there is no context for it")
     match door:
         case "fast":
             from .doors.fast import dial_fast

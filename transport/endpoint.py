@@ -50,7 +50,10 @@ class Endpoint:
     encrypted: bool
 
     def __str__(self) -> str:
-        return f"unix:{self.host}" if self.doors == ("unix",) else f"{self.host}:{self.port}"
+        if self.doors == ("unix",):
+            return f"unix:{self.host}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
 
     @classmethod
     def parse(cls, url: str, *, doors: Sequence[str] | None = None) -> Endpoint:
@@ -76,12 +79,18 @@ class Endpoint:
         for door in wanted:
             if door not in known:
                 raise ValueError(f"{url!r} has no door {door!r}; it has {', '.join(known)}")
+        if not wanted:
+            raise ValueError(f"{url!r}: no door is left to be tried")
         if parts.scheme == "unix":
+            if parts.netloc or not parts.path or parts.query or parts.fragment:
+                raise ValueError(f"{url!r} is not of the form unix:/path")
             return cls(unquote(parts.path), 0, wanted, encrypted)
-        if parts.path not in ("", "/") or parts.query or parts.fragment or parts.username:
+        if parts.path not in ("", "/") or parts.query or parts.fragment or "@" in parts.netloc:
             raise ValueError(f"{url!r}: a host and a port are all that it may have")
         if not parts.hostname:
             raise ValueError(f"{url!r} names no host")
+        if parts.port == 0:
+            raise ValueError(f"{url!r}: nothing listens on port 0")
         return cls(parts.hostname, parts.port or port, wanted, encrypted)
 
     @property

@@ -147,8 +147,8 @@ class FastPipe(asyncio.BufferedProtocol):
             self._loop.call_soon(sink.ended, self._over)
         elif self._early:
             early, self._early = self._early, bytearray()
-            sink.take(memoryview(early))
             self.resume()
+            sink.take(memoryview(early))  # which may pause again
 
     def write(self, pieces: Sequence[bytes | memoryview]) -> None:
         """See `Pipe.write`."""

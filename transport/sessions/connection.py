@@ -108,18 +108,22 @@ class Connection:
         self._codec = codec
         self._reader.use(codec)
         self._carried = carried
-        if self._over is not None:
-            self._loop.call_soon(carried.disconnected, self, self._over)
-            return
+        self._loop.call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        """Hand on what came together with the last first word, and what comes from now on."""
         early, self._early = self._early, bytearray()
-        if early:
-            self._loop.call_soon(self.take, memoryview(early))
-        self._loop.call_soon(self._pipe.resume)
+        if early and self._carried is not None:
+            self._take_frames(memoryview(early))
+        if self._over is None:
+            self._pipe.resume()
+        else:
+            self._tell_disconnected()
 
     def _feed_early(self) -> None:
         early, self._early = self._early, bytearray()
         if early:
-            self.take(memoryview(early))
+            self._take_word(memoryview(early))
         if self._over is not None:
             self._fail(LinkClosed(self.presented.address, self._over))
         elif not self._early:
@@ -153,6 +157,8 @@ class Connection:
 
     def filled(self, count: int) -> None:
         """See `Sink.filled`."""
+        if self._over is not None:
+            return
         self.heard_at = self._loop.time()
         self.received_bytes += count
         try:
@@ -165,10 +171,17 @@ class Connection:
 
     def take(self, data: memoryview) -> None:
         """See `Sink.take`."""
+        if self._over is not None:  # TLS hands over what came while it was being closed
+            return
         self.heard_at = self._loop.time()
         if self._carried is None:
             self._take_word(data)
-            return
+        elif self._early:  # its turn comes first
+            self._early += data
+        else:
+            self._take_frames(data)
+
+    def _take_frames(self, data: memoryview) -> None:
         self.received_bytes += len(data)
         try:
             envelopes = self._reader.feed(data)
@@ -197,8 +210,12 @@ class Connection:
         if self._over is None:
             self._over = reason
         self._fail(LinkClosed(self.presented.address, self._over))
+        if not self._early:  # else what has come is handed on first
+            self._tell_disconnected()
+
+    def _tell_disconnected(self) -> None:
         carried, self._carried = self._carried, None
-        if carried is not None:
+        if carried is not None and self._over is not None:
             carried.disconnected(self, self._over)
 
     # The session's side ------------------------------------------------------

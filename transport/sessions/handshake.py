@@ -48,6 +48,10 @@ LEAST_META_BYTES: Final = 4 << 10
 NONCE_BYTES: Final = 32
 SESSION_ID_BYTES: Final = 16
 
+#: The longest name of a node, and the longest lease that is believed: a year.
+NODE_CHARS: Final = 255
+LONGEST_LEASE_S: Final = 366 * 86_400.0
+
 _CONTEXT: Final = b"covey session 1"
 
 
@@ -168,14 +172,15 @@ def nonce() -> bytes:
     return secrets.token_bytes(NONCE_BYTES)
 
 
-def agreed(own: Limits, other: Bounds) -> Limits:
+def agreed(own: Limits, other: Bounds, peer: str) -> Limits:
     """The smaller of both sides' limits.
 
     Raises:
-        RemoteProtocolError: The other side takes less than any session needs.
+        Refused: The other side takes less than any session needs.
     """
     if other.meta_bytes < LEAST_META_BYTES or other.body_bytes < 0:
-        raise RemoteProtocolError("limits", f"it takes less than {LEAST_META_BYTES} bytes")
+        why = f"it takes {other.meta_bytes} bytes, and {LEAST_META_BYTES} are the least"
+        raise Refused(peer, "limits", why)
     return Limits(
         meta_bytes=min(own.meta_bytes, other.meta_bytes),
         body_bytes=min(own.body_bytes, other.body_bytes),
@@ -231,10 +236,13 @@ async def introduce(
         answer = await _word(connection)
     if not isinstance(answer, Welcome):
         raise RemoteProtocolError("first word", f"a {type(answer).__name__} is no welcome")
-    if not LOWEST <= answer.version <= HIGHEST or len(answer.session) != SESSION_ID_BYTES:
-        raise RemoteProtocolError("welcome", f"version {answer.version}")
+    if not LOWEST <= answer.version <= HIGHEST:
+        raise RemoteProtocolError("welcome", f"version {answer.version} was not offered")
+    if len(answer.session) != SESSION_ID_BYTES or not 0 < answer.lease_s < LONGEST_LEASE_S:
+        raise RemoteProtocolError("welcome", "its session is none")
+    _check_name(answer.node)
     credentials.check_listener(connection.presented, answer.node)
-    return Opened(answer.node, hello, answer, agreed(terms.limits, answer.bounds))
+    return Opened(answer.node, hello, answer, agreed(terms.limits, answer.bounds, answer.node))
 
 
 async def _word(connection: Connection) -> Record:
@@ -262,6 +270,7 @@ async def receive(connection: Connection, terms: Terms, keeper: Doorkeeper) -> O
     hello = (await connection.next()).message
     if not isinstance(hello, Hello) or len(hello.nonce) != NONCE_BYTES:
         raise RemoteProtocolError("first word", "it is no hello")
+    _check_name(hello.node)
     me, presented = terms.node, connection.presented
     if hello.highest < LOWEST or hello.lowest > HIGHEST:
         raise Refused(me, "version", _versions(hello))
@@ -270,7 +279,7 @@ async def receive(connection: Connection, terms: Terms, keeper: Doorkeeper) -> O
         name = await _proven(connection, keeper, hello, name)
     if name != hello.node:
         raise Refused(me, "identity", f"{name} calls itself {hello.node}")
-    return Opened(name, hello, None, agreed(terms.limits, hello.bounds))
+    return Opened(name, hello, None, agreed(terms.limits, hello.bounds, name))
 
 
 async def _proven(
@@ -288,6 +297,12 @@ async def _proven(
     if keeper.evidence:
         keeper.check_evidence(proof.kind, proof.evidence, binding, name)
     return name
+
+
+def _check_name(node: str) -> None:
+    """Names stand in logs, and in front of people."""
+    if not 0 < len(node) <= NODE_CHARS or not node.isprintable():
+        raise RemoteProtocolError("node", f"a name has 1 to {NODE_CHARS} printable characters")
 
 
 def _versions(hello: Hello) -> str:
