@@ -16,7 +16,7 @@ import asyncio
 import secrets
 import socket
 import ssl
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -110,6 +110,8 @@ class Listener:
         self.unknown: set[Switch] = set()
         #: Protocols of the doors beside the fast one, by their names in ALPN.
         self.factories: dict[str, Factory] = {}
+        #: Awaited last when the listener closes: what doors have running.
+        self.closers: list[Callable[[], Awaitable[None]]] = []
 
     @property
     def port(self) -> int:
@@ -148,6 +150,8 @@ class Listener:
             await asyncio.wait(self._tasks)
         for link in list(self.sessions.values()):
             link.close(f"{self._listening.terms.node} has closed")
+        for closer in self.closers:
+            await closer()
 
     def revoke(self, node: str, why: str) -> None:
         """End the live sessions of a node that may not come in any more."""
