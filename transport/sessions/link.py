@@ -466,7 +466,8 @@ class Rate:
         if self._at is not None:
             self._left = min(most, self._left + (now - self._at) * self.bytes_per_s)
         self._at = now
-        return max(0.0, -self._left / self.bytes_per_s)
+        # Less than a byte is rounding, and would be waited for no time, again and again.
+        return 0.0 if self._left > -1.0 else -self._left / self.bytes_per_s
 
     def spend(self, size: int) -> None:
         """Bytes are written; they may be more than the bucket held."""
