@@ -8,10 +8,20 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from covey.transport import Body, Codec, DecodeError, Envelope, FrameReader, Kind, Record, Registry
+from covey.transport import (
+    Body,
+    Codec,
+    DecodeError,
+    Envelope,
+    FrameReader,
+    Kind,
+    Limits,
+    Record,
+    Registry,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,3 +194,94 @@ def test_descriptors_announced_but_missing_are_an_error() -> None:
         reader.feed(frame, (fd,))
     reader.close()
     assert not is_open(fd)
+
+
+LARGE = Envelope(Kind.CHUNK, message=Chunk("large", bytes(range(256)) * 600))
+LARGE_STREAM = STREAM + b"".join(bytes(part) for part in CODEC.encode(LARGE)) + STREAM
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(50, 60_000), min_size=1, max_size=30))
+def test_a_body_that_is_put_in_its_place_gives_the_same(sizes: list[int]) -> None:
+    reader = FrameReader(CODEC)
+    got: list[Envelope] = []
+    rest = memoryview(LARGE_STREAM)
+    direct = turn = 0
+    while rest:
+        size = sizes[turn % len(sizes)]
+        turn += 1
+        into = reader.destination()
+        if into is None:
+            got += reader.feed(rest[:size])
+            rest = rest[size:]
+            continue
+        count = min(size, len(into), len(rest))
+        into[:count] = rest[:count]
+        rest = rest[count:]
+        direct += count
+        envelope = reader.filled(count)
+        got += [] if envelope is None else [envelope]
+    assert got == [*ENVELOPES, LARGE, *ENVELOPES]
+    assert reader.pending == 0
+    if max(sizes) < 10_000:
+        assert direct > 100_000
+
+
+def test_small_bodies_and_small_rests_have_no_destination() -> None:
+    reader = FrameReader(CODEC)
+    head, body = (bytes(part) for part in CODEC.encode(LARGE))
+    assert reader.destination() is None
+    reader.feed(head[:-1])
+    assert reader.destination() is None
+    reader.feed(head[-1:])
+    into = reader.destination()
+    assert into is not None
+    assert len(into) == len(body)
+    into[:] = body
+    assert reader.filled(len(body) - 1000) is None
+    assert reader.destination() is None
+    assert reader.feed(body[-1000:]) == [LARGE]
+
+
+@given(st.integers(1, len(STREAM)))
+def test_one_at_a_time_gives_the_same_and_takes_nothing_beyond(size: int) -> None:
+    reader = FrameReader(CODEC)
+    got: list[Envelope] = []
+    position = 0
+    while position < len(STREAM):
+        taken, envelope = reader.feed_one(memoryview(STREAM)[position : position + size])
+        assert 0 < taken <= size
+        position += taken
+        if envelope is not None:
+            got.append(envelope)
+            assert reader.pending == 0
+    assert got == ENVELOPES
+
+
+def test_after_a_bad_frame_none_is_taken_one_at_a_time_either() -> None:
+    reader = FrameReader(CODEC)
+    for _ in range(2):
+        with pytest.raises(DecodeError, match="begin an envelope"):
+            reader.feed_one(memoryview(b"x" * 100))
+
+
+def test_a_bad_frame_whose_body_was_put_in_its_place_is_told() -> None:
+    frame = b"".join(CODEC.encode(LARGE))
+    reader = FrameReader(Codec(Registry()))  # which knows no such record
+    reader.feed(frame[:100])
+    into = reader.destination()
+    assert into is not None
+    with pytest.raises(DecodeError, match="type id"):
+        reader.filled(len(into))
+    with pytest.raises(DecodeError, match="type id"):
+        reader.feed(STREAM)
+    assert reader.pending == 0
+
+
+def test_another_codec_counts_from_the_next_frame_on() -> None:
+    reader = FrameReader(CODEC)
+    frame = b"".join(CODEC.encode(ENVELOPES[1]))
+    assert reader.feed(frame) == [ENVELOPES[1]]
+    reader.use(Codec(Registry(Chunk), Limits(body_bytes=5)))
+    with pytest.raises(DecodeError, match="past limits"):
+        reader.feed(frame)
