@@ -38,10 +38,11 @@ LAYERS = {
         "actors.observe",
         "actors.jobs",
     },
-    "recipes": {"transport", "algorithms", "client", "actors"},
-    "cli": {"transport", "algorithms", "client", "actors", "recipes"},
+    "edge": {"transport", "actors"},
+    "recipes": {"transport", "algorithms", "client", "actors", "edge"},
+    "cli": {"transport", "algorithms", "client", "actors", "edge", "recipes"},
 }
-ROOMS = ("transport", "security", "algorithms", "client", "actors", "recipes", "cli")
+ROOMS = ("transport", "security", "algorithms", "client", "actors", "edge", "recipes", "cli")
 
 # Third-party modules that only some places may import; all others may be imported anywhere.
 FENCED = {

@@ -11,11 +11,12 @@ from covey.actors.downloads.blobs import BlobRef
 from covey.actors.roles.messages import role_messages
 from covey.actors.runtime import runtime_messages
 from covey.client.messages import MESSAGES
+from covey.edge.relay import relay_messages
 from covey.transport import Record, Registry
 from covey.transport.sessions.messages import SESSION_MESSAGES
 
 ROOT = Path(__file__).parents[1]
-ROOMS = ("transport", "security", "algorithms", "client", "actors", "recipes", "cli")
+ROOMS = ("transport", "security", "algorithms", "client", "actors", "edge", "recipes", "cli")
 PAGE = (ROOT / "docs" / "wire.md").read_text(encoding="utf-8")
 
 Row = tuple[int, str, str]
@@ -58,14 +59,21 @@ def test_no_id_is_given_twice() -> None:
 
 
 def test_every_record_that_a_registry_takes_is_in_the_table() -> None:
-    records = (*runtime_messages(), *role_messages(), *MESSAGES, *SESSION_MESSAGES, BlobRef)
+    records = (
+        *runtime_messages(),
+        *role_messages(),
+        *MESSAGES,
+        *SESSION_MESSAGES,
+        *relay_messages(),
+        BlobRef,
+    )
     assert set(map(row_of, records)) <= set(listed())
     Registry(*records).freeze()  # one table may hold them all
 
 
 def test_ids_lie_in_the_range_of_their_room() -> None:
     ranges = re.findall(r"^\| (\d+)-(\d+) \| `covey\.([\w.]+)` \|", PAGE, re.MULTILINE)
-    assert len(ranges) == 5
+    assert len(ranges) == 6
     for number, name, file in written():
         (room,) = [room for low, high, room in ranges if int(low) <= number <= int(high)]
         assert file.startswith(room.replace(".", "/") + "/"), f"{name}, id {number}, is in {file}"

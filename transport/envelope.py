@@ -31,6 +31,7 @@ class Kind(IntEnum):
     PING = 14
     WATCH = 15
     UNWATCH = 16
+    ROUTE = 17
 
 
 @dataclass(slots=True)

@@ -70,6 +70,16 @@ class Registry:
             self._by_class[cls] = (cls.wire_id, schema)
             self.deepest = max(self.deepest, schema.depth)
 
+    def extended(self, *classes: type[Record]) -> Registry:
+        """A frozen registry of the same kind with these records, too.
+
+        Raises:
+            ValueError: As `add`.
+        """
+        both = type(self)(*classes, *self.classes)
+        both.freeze()
+        return both
+
     def freeze(self) -> None:
         """Close the table for ever; idempotent."""
         self._frozen = True

@@ -128,8 +128,8 @@ class Arrivals:
         self._asks.pop((node, number), None)
         border, name = self._border, self._system.name
         if error is None and (value is None or isinstance(value, Record)):
-            answer = Envelope(Kind.REPLY, "", name, number, value)
-            link = border.links.get(node)
+            answer = Envelope(Kind.REPLY, node, name, number, value)
+            link = border.route(node)
             if link is None:
                 self._system.dead_letters.add("link lost", node, value)
                 return
@@ -143,9 +143,7 @@ class Arrivals:
                 error = refused
         elif error is None:
             error = no_record(value)
-        border.try_send(
-            border.links.get(node), Envelope(Kind.ERROR, "", name, number, fault(error))
-        )
+        border.try_send(border.route(node), Envelope(Kind.ERROR, node, name, number, fault(error)))
 
     # Streams ---------------------------------------------------------------
 
@@ -155,11 +153,11 @@ class Arrivals:
         def deliver(part: Any) -> Awaitable[None] | None:
             if not isinstance(part, Record):
                 raise no_record(part)
-            link = border.links.get(node)
+            link = border.route(node)
             if link is None:
                 raise ConsumerLeft
             try:
-                border.send(link, Envelope(Kind.CHUNK, "", name, number, part))
+                border.send(link, Envelope(Kind.CHUNK, node, name, number, part))
             except Unreachable:
                 raise ConsumerLeft from None
             return room(link) if link.full else None
@@ -167,7 +165,7 @@ class Arrivals:
         def finish(error: BaseException | None) -> None:
             self._outlets.pop((node, number), None)
             told = None if error is None else fault(error)
-            border.try_send(border.links.get(node), Envelope(Kind.END, "", name, number, told))
+            border.try_send(border.route(node), Envelope(Kind.END, node, name, number, told))
 
         self._outlets[node, number] = outlet = Outlet(0, deliver, finish)
         return outlet
@@ -201,7 +199,7 @@ class Arrivals:
         def notify(down: Down) -> None:
             self._watched.pop(key, None)
             gone = Envelope(Kind.DOWN, watcher, name, key[1], down)
-            self._border.try_send(self._border.links.get(node), gone)
+            self._border.try_send(self._border.route(node), gone)
 
         cell = self._cell(envelope)
         if cell is None:

@@ -2,7 +2,8 @@
 
 Here: which link leads to a node, the lease of one that is lost, and this side of
 asks, streams and watches that went out. Not here: what peers ask of this system
-(`arrivals.py`).
+(`arrivals.py`), which nodes are behind which peer (`routes.py`), handing on what is
+for others (`Forwarder`, which a relay brings).
 
 Delivery is at most once. What was under way on a link that breaks may be lost;
 asks then end by their deadline, watches by the lease. Only the peer that was
@@ -14,7 +15,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from covey.transport import Envelope, Kind, Link, LinkClosed, Record, TransportError
 
@@ -23,7 +24,8 @@ from .arrivals import Arrivals
 from .asks import Ask, Traced, content, trace_of
 from .errors import ActorError, ProtocolError, Stopped, Unreachable, no_record
 from .faults import error_of
-from .message import Credit, Down, Reason
+from .message import Credit, Down, Reachable, Reason
+from .routes import Routes
 from .statistics import LinkState
 from .stream import Inlet, Stream
 from .wire import room
@@ -37,6 +39,22 @@ if TYPE_CHECKING:
 LEASE_S: Final = 180.0
 
 
+class Forwarder(Protocol):
+    """Hands on envelopes between others; a relay."""
+
+    def forward(self, source: Link, origin: str, envelope: Envelope) -> None:
+        """An envelope of `origin` has come over `source` for a node that is not this one."""
+        ...
+
+    def joined(self, peer: str, nodes: tuple[str, ...]) -> None:
+        """`nodes`, new or anew, are reached over the link to `peer`."""
+        ...
+
+    def left(self, peer: str, nodes: tuple[str, ...]) -> None:
+        """`nodes` were reached over the link to `peer`, and are gone for good."""
+        ...
+
+
 class Border:
     """The links of one system and everything it awaits over them."""
 
@@ -46,11 +64,15 @@ class Border:
         self._lease = lease
         self.links: dict[str, Link] = {}
         self.arrivals = Arrivals(system, self)
+        self.routes = Routes()
+        #: Where envelopes for other nodes go, None where this node is no relay.
+        self.forwarder: Forwarder | None = None
         self._default: str | None = None
         self._leases: dict[str, asyncio.TimerHandle] = {}
-        # By number: what waits, the peer that may answer, what the asker's leaving calls.
-        self._asks: dict[int, tuple[Ask, str, Callable[[asyncio.Future[Any]], None]]] = {}
-        self._inlets: dict[int, tuple[str, Inlet]] = {}
+        # By number: what waits, the link over which it may be answered, what the asker's
+        # leaving calls; for streams, the node as well.
+        self._asks: dict[int, tuple[Ask, Link, Callable[[asyncio.Future[Any]], None]]] = {}
+        self._inlets: dict[int, tuple[Link, str, Inlet]] = {}
         self._watches: dict[int, tuple[Address, Ref[Any], Callable[[Down], None]]] = {}
         self._watch_ids: dict[tuple[Address, str], int] = {}
         # A node that comes back must not take the answer to a question of its former
@@ -67,24 +89,41 @@ class Border:
         if old is not None:
             self._abandon(node, "it was replaced by a new one")
         self.links[node] = link
+        self.routes.forget(node)
         if default:
             self._default = node
-        lease = self._leases.pop(node, None)
-        if lease is not None:
-            lease.cancel()
+        self._end_lease(node)
         link.start(partial(self._receive, link), partial(self._lost, link))
         if old is not None:
             old.close("replaced by a new link")
+        self._renew_watches(link)
+        if self.forwarder is not None:
+            self.forwarder.joined(node, (node,))
+
+    @property
+    def parent(self) -> str | None:
+        """The node that everything without a way of its own goes to."""
+        return self._default
+
+    def _end_lease(self, node: str) -> None:
+        lease = self._leases.pop(node, None)
+        if lease is not None:
+            lease.cancel()
+
+    def _renew_watches(self, link: Link, of: str | None = None) -> None:
+        """Watch anew what is watched over a link, or one node of that."""
         for number, (watcher, ref, _) in list(self._watches.items()):
-            if self.route(ref.address.node) is link:
+            node = ref.address.node
+            if of in (None, node) and self.route(node) is link:
                 self._send_watch(number, watcher, ref)
 
     def route(self, node: str) -> Link | None:
         """The link that leads to a node, None where there is none."""
         link = self.links.get(node)
-        if link is None and self._default is not None:
-            return self.links.get(self._default)
-        return link
+        if link is not None:
+            return link
+        peer = self.routes.peer_of(node) or self._default
+        return None if peer is None else self.links.get(peer)
 
     def _link(self, text: str, node: str) -> Link:
         link = self.route(node)
@@ -117,15 +156,31 @@ class Border:
             return
         del self.links[node]
         self._abandon(node, reason)
+        gone = (node, *self.routes.drop(node))
         if not self._closed:
-            lease = 0.0 if link.leased else self._lease
-            self._leases[node] = self._system.loop.call_later(lease, self._expire, node, reason)
+            for each in gone:
+                self._begin_lease(each, 0.0 if link.leased else self._lease, reason)
+        if self.forwarder is not None:
+            self.forwarder.left(node, gone)
 
-    def _abandon(self, node: str, reason: str) -> None:
+    def _begin_lease(self, node: str, seconds: float, reason: str) -> None:
+        self._end_lease(node)
+        self._leases[node] = self._system.loop.call_later(seconds, self._expire, node, reason)
+
+    def _abandon(self, peer: str, reason: str) -> None:
         """End what does not outlive a link: streams, and watches by the peer, who renews them."""
+        for node in (peer, *self.routes.behind(peer)):
+            self._abandon_node(node, reason)
+        link = self.links.get(peer)
+        for number, (way, node, inlet) in list(self._inlets.items()):
+            if way.peer == peer or way is link:
+                del self._inlets[number]
+                inlet.finish(Unreachable(node, f"the link was lost: {reason}"))
+
+    def _abandon_node(self, node: str, reason: str) -> None:
         self.arrivals.link_lost(node)
-        for number, (peer, inlet) in list(self._inlets.items()):
-            if peer == node:
+        for number, (_, of, inlet) in list(self._inlets.items()):
+            if of == node:
                 del self._inlets[number]
                 inlet.finish(Unreachable(node, f"the link was lost: {reason}"))
 
@@ -172,7 +227,7 @@ class Border:
             system.sweep.settle(ask, None, error)
             return
         settled = partial(self._settled, number)
-        self._asks[number] = ask, link.peer, settled
+        self._asks[number] = ask, link, settled
         future.add_done_callback(settled)
 
     def _settled(self, number: int, future: asyncio.Future[Any]) -> None:
@@ -180,9 +235,8 @@ class Border:
         found = self._asks.pop(number, None)
         if found is not None:
             text = found[0][3].text
-            self.try_send(
-                self.links.get(found[1]), Envelope(Kind.CANCEL, text, self._system.name, number)
-            )
+            if self.links.get(found[1].peer) is found[1]:
+                self.try_send(found[1], Envelope(Kind.CANCEL, text, self._system.name, number))
 
     def stream(
         self, ref: Ref[Any], message: Any, credit: int, batch: int, timeout: float
@@ -202,7 +256,7 @@ class Border:
         async def begin() -> None:
             link, record = self._link(text, node), record_of(message)
             self.send(link, Envelope(Kind.OPEN, text, name, number, record, None, trace))
-            self._inlets[number] = (link.peer, inlet)
+            self._inlets[number] = (link, node, inlet)
             grant(credit)
 
         def leave() -> None:
@@ -245,24 +299,46 @@ class Border:
 
     def _receive(self, link: Link, envelope: Envelope) -> None:
         node, sender = link.peer, envelope.sender
-        # Who a peer is comes from its link; an envelope that claims otherwise is hostile.
-        if sender != node and sender and sender.partition("/")[0] != node:
-            text = f"{node} sent an envelope in the name of {sender}"
-            if self._system.wiring is not None:
-                self._system.wiring.refuse("sender", text)
-            link.close(text)
-            self._lost(link, "it claimed another sender")
-            return
+        if sender != node and sender:
+            # Who a peer is comes from its link; one that claims otherwise is hostile, but for a
+            # relay that names a node behind it.
+            origin = sender.partition("/")[0]
+            if origin != node:
+                if self.routes.peer_of(origin) != node:
+                    self._refuse(link, f"{node} sent an envelope in the name of {sender}")
+                    return
+                node = origin
+        forwarder = self.forwarder
+        if forwarder is not None and envelope.to:
+            to = envelope.to.partition("/")[0]
+            if to != self._system.name:
+                forwarder.forward(link, node, envelope)
+                return
         answer = ANSWERS.get(envelope.kind)
         if answer is not None:
-            answer(self, node, envelope)
+            answer(self, link, node, envelope)
         else:
             self.arrivals.receive(node, envelope)
 
-    def _replied(self, node: str, envelope: Envelope) -> None:
+    def _refuse(self, link: Link, text: str) -> None:
+        if self._system.wiring is not None:
+            self._system.wiring.refuse("sender", text)
+        link.close(text)
+        self._lost(link, "it claimed another sender")
+
+    def _may_answer(self, link: Link, origin: str, asked: Link, node: str) -> bool:
+        """Whether what came over `link` from `origin` may answer what `node` was asked.
+
+        The parent, and whoever is beyond it, may: a node on the way says that there is none.
+        """
+        if link.peer != asked.peer:
+            return False
+        return origin in (node, link.peer) or link.peer == self._default
+
+    def _replied(self, link: Link, node: str, envelope: Envelope) -> None:
         number = envelope.id
         found = self._asks.get(number)
-        if found is None or found[1] != node:
+        if found is None or not self._may_answer(link, node, found[1], found[0][3].address.node):
             return
         del self._asks[number]
         ask, _, settled = found
@@ -270,24 +346,46 @@ class Border:
         error = error_of(envelope.message) if envelope.kind is Kind.ERROR else None
         self._system.sweep.settle(ask, envelope.message, error)
 
-    def _streamed(self, node: str, envelope: Envelope) -> None:
+    def _streamed(self, link: Link, node: str, envelope: Envelope) -> None:
         found = self._inlets.get(envelope.id)
-        if found is None or found[0] != node:
+        if found is None or not self._may_answer(link, node, found[0], found[1]):
             return
         if envelope.kind is Kind.CHUNK:
-            found[1].push(envelope.message)
+            found[2].push(envelope.message)
         else:
             del self._inlets[envelope.id]
-            found[1].finish(None if envelope.message is None else error_of(envelope.message))
+            found[2].finish(None if envelope.message is None else error_of(envelope.message))
 
-    def _downed(self, node: str, envelope: Envelope) -> None:
-        found, link = self._watches.get(envelope.id), self.links.get(node)
+    def _downed(self, link: Link, node: str, envelope: Envelope) -> None:
+        found = self._watches.get(envelope.id)
         if found is None or not isinstance(envelope.message, Down):
             return
         watcher, ref, notify = found
-        if self.route(ref.address.node) is link:
+        if self.route(ref.address.node) is link and node in (ref.address.node, link.peer):
             self._drop_watch(envelope.id, watcher, ref)
             notify(Down(ref.text, envelope.message.reason, envelope.message.detail))
+
+    def _routed(self, link: Link, node: str, envelope: Envelope) -> None:
+        """A relay says whom it reaches."""
+        message, peer = envelope.message, link.peer
+        if not isinstance(message, Reachable) or node != peer or not self._system.carries(peer):
+            self._refuse(link, f"{peer} may not speak for other nodes")
+            return
+        gone = self.routes.withdraw(peer, message.gone)
+        for each in gone:
+            self._abandon_node(each, f"{peer} has lost it")
+            self._begin_lease(each, 0.0, f"{peer} has lost it")
+        here = [each for each in message.nodes if each not in self.links]
+        known = frozenset(self.routes.behind(peer))
+        here = [each for each in self.routes.announce(peer, here) if each != self._system.name]
+        for each in here:
+            if each in known:
+                self._abandon_node(each, "it has begun a new session")
+            self._end_lease(each)
+            self._renew_watches(link, each)
+        if self.forwarder is not None:
+            self.forwarder.left(peer, tuple(gone))
+            self.forwarder.joined(peer, tuple(here))
 
     # End -------------------------------------------------------------------
 
@@ -318,12 +416,13 @@ class Border:
 
 # Envelopes that answer something this system has sent; all others are arrivals. A
 # table, since comparing kinds one by one costs a microsecond an envelope.
-ANSWERS: Final[dict[Kind, Callable[[Border, str, Envelope], None]]] = {
+ANSWERS: Final[dict[Kind, Callable[[Border, Link, str, Envelope], None]]] = {
     Kind.REPLY: Border._replied,
     Kind.ERROR: Border._replied,
     Kind.CHUNK: Border._streamed,
     Kind.END: Border._streamed,
     Kind.DOWN: Border._downed,
+    Kind.ROUTE: Border._routed,
 }
 
 

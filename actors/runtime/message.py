@@ -76,3 +76,17 @@ class Credit(Record, id=23):
 def type_name(message: Any) -> str:
     """The message's class name, for logs and errors."""
     return type(message).__name__
+
+
+@dataclass(frozen=True, slots=True)
+class Reachable(Record, id=24):
+    """Tells a peer which nodes are reached through the sender.
+
+    Attributes:
+        nodes: They are reached from now on. For one that was before: it has come back in a new
+            session, and what was under way to it is lost.
+        gone: They are not any more; the sender has waited for their leases.
+    """
+
+    nodes: tuple[str, ...] = ()
+    gone: tuple[str, ...] = ()

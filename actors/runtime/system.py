@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextvars import ContextVar
 from dataclasses import dataclass
 from types import TracebackType
@@ -27,7 +27,7 @@ from .cell import Cell
 from .errors import ActorError, ActorFailed, ProtocolError, Stopped, no_record
 from .log import log
 from .mailbox import Mailbox
-from .message import Credit, Down, Fault, Reason, type_name
+from .message import Credit, Down, Fault, Reachable, Reason, type_name
 from .ref import Ref
 from .statistics import DeadLetter, DeadLetters, SystemStatistics
 from .supervision import Restart
@@ -65,7 +65,7 @@ class Event:
 
 def runtime_messages() -> tuple[type[Record], ...]:
     """The runtime's own messages, to be added to every registry."""
-    return (Down, Fault, Credit)
+    return (Down, Fault, Credit, Reachable)
 
 
 class System:
@@ -85,6 +85,7 @@ class System:
         listen: Where to listen for children, as `host:port`, or `:port` for all addresses.
         identity: Who this node is and whom it believes; None for plaintext on this host alone.
         wire: Bounds on what peers may send; None for the defaults.
+        carriers: Peers that may speak for nodes behind them; None for what `identity` says.
     """
 
     def __init__(
@@ -101,6 +102,7 @@ class System:
         listen: str | None = None,
         identity: Identity | None = None,
         wire: Wire | None = None,
+        carriers: Collection[str] | None = None,
     ) -> None:
         """Make a system; entering its block starts it.
 
@@ -125,6 +127,7 @@ class System:
         self.direct = observer is None and self._codec is None
         self._traces = itertools.count(1)
         self._lease = lease
+        self._carriers = carriers
         self.wiring: Wiring | None = None
         if connect is not None or listen is not None:
             # Not above: TLS and all that takes time to import, and simulated systems need none.
@@ -300,6 +303,12 @@ class System:
     def reaches(self, node: str) -> bool:
         """Whether a link leads to a node, or was lost so lately that it may come back."""
         return node == self.name or self.border.reaches(node)
+
+    def carries(self, peer: str) -> bool:
+        """Whether a peer may speak for nodes behind it."""
+        if self._carriers is not None:
+            return peer in self._carriers
+        return self.wiring is not None and self.wiring.carries(peer)
 
     def next_turn(self, done: asyncio.Future[T]) -> asyncio.Future[T]:
         """A future that gets the outcome of one that is done in the next turn of the loop."""

@@ -59,6 +59,10 @@ class Identity(Protocol):
         """The node's own certificate in DER, None without one."""
         ...
 
+    def carries(self, peer: str) -> bool:
+        """Whether a peer, known by its proven name, may speak for nodes behind it."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Wire:
@@ -181,6 +185,10 @@ class Wiring:
             self.listener.refusals.add(reason, detail)
         else:
             self._news("peer.refused", {"reason": reason, "detail": detail})
+
+    def carries(self, peer: str) -> bool:
+        """Whether a peer may speak for nodes behind it."""
+        return self._identity.carries(peer)
 
     def leave(self) -> None:
         """Dial no more."""

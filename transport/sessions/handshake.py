@@ -64,9 +64,7 @@ def first_words_codec() -> Codec:
 
 def session_registry(registry: Registry) -> Registry:
     """A node's registry, and with it what sessions say about themselves."""
-    both = Registry(*SESSION_MESSAGES, *registry.classes)
-    both.freeze()
-    return both
+    return registry.extended(*SESSION_MESSAGES)
 
 
 class Doorkeeper(Protocol):
