@@ -252,5 +252,13 @@ async def dial(door: str, endpoint: Endpoint, tls: DialerTLS | None) -> Pipe:
             from .doors.fast import dial_fast
 
             return await dial_fast(endpoint, tls)
+        case "upgrade":
+            from .doors.upgrade import dial_upgrade
+
+            return await dial_upgrade(endpoint, tls)
+        case "websocket":
+            from .doors.websocket import dial_websocket
+
+            return await dial_websocket(endpoint, tls)
         case _:
             raise LinkClosed(str(endpoint), f"there is no door {door!r}")

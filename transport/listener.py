@@ -27,6 +27,7 @@ from .doors.pipe import Pipe, Presented
 from .envelope import Envelope, Kind
 from .errors import LinkClosed, Refused, RemoteProtocolError
 from .registry import Registry
+from .routes import Routes, WebLimits
 from .sessions.connection import Connection
 from .sessions.handshake import (
     HANDSHAKE_S,
@@ -74,6 +75,8 @@ class Listening:
         patience: How long sessions wait.
         caps: Bounds on strangers.
         bytes_per_s: A cap on bulk traffic to each peer, None for none.
+        routes: What is served over HTTP beside the doors.
+        web_limits: Bounds on what comes over HTTP.
         news: Told, for a log, what happens: an event's name and its fields.
     """
 
@@ -85,6 +88,8 @@ class Listening:
     patience: Patience = field(default_factory=Patience)
     caps: Caps = field(default_factory=Caps)
     bytes_per_s: float | None = None
+    routes: Routes = field(default_factory=Routes)
+    web_limits: WebLimits = field(default_factory=WebLimits)
     news: Callable[[str, dict[str, object]], object] = lambda event, fields: None
 
 
@@ -107,6 +112,7 @@ class Listener:
         self.admission = Admission(listening.caps)
         self.refusals = Refusals(self._log_refusal)
         self.sessions: dict[bytes, SessionLink] = {}
+        self._ended_bytes = (0, 0)
         self.unknown: set[Switch] = set()
         #: Protocols of the doors beside the fast one, by their names in ALPN.
         self.factories: dict[str, Factory] = {}
@@ -127,6 +133,7 @@ class Listener:
             OSError: The address is taken, or may not be used.
         """
         tls = self._listening.tls
+        await self._open_web()
         if tls is not None:
             tls.set_alpn_protocols(list(PROTOCOLS))
         self._server = await asyncio.get_running_loop().create_server(
@@ -137,6 +144,25 @@ class Listener:
             ssl_handshake_timeout=None if tls is None else TLS_S,
             ssl_shutdown_timeout=None if tls is None else 1.0,
         )
+
+    async def _open_web(self) -> None:
+        """Get ready for HTTP; what does not listen need not load it."""
+        from .web import Serving, Web
+        from .web_metrics import metrics_page
+
+        serving = Serving(
+            self._listening.routes,
+            self._listening.web_limits,
+            self._listening.keeper,
+            self.admission,
+            self.refusals,
+            self.hold_soon,
+            lambda: metrics_page(self),
+        )
+        web = Web(serving)
+        await web.open()
+        self.factories["http/1.1"] = web.protocol
+        self.closers.append(web.close)
 
     async def close(self) -> None:
         """Take no more connections, and end all sessions."""
@@ -221,10 +247,28 @@ class Listener:
             session,
             Codec(self._registry, opened.limits),
             listening.patience,
-            ended=lambda _: self.sessions.pop(session, None),
+            ended=lambda _: self._forget(session),
             bytes_per_s=listening.bytes_per_s,
         )
         return link
+
+    def _forget(self, session: bytes) -> None:
+        link = self.sessions.pop(session, None)
+        if link is not None:
+            self._ended_bytes = self._with(link, self._ended_bytes)
+
+    @property
+    def carried_bytes(self) -> tuple[int, int]:
+        """Bytes of envelopes that all sessions have sent and received up to now."""
+        carried = self._ended_bytes
+        for link in self.sessions.values():
+            carried = self._with(link, carried)
+        return carried
+
+    @staticmethod
+    def _with(link: SessionLink, carried: tuple[int, int]) -> tuple[int, int]:
+        statistics = link.statistics()
+        return carried[0] + statistics.sent_bytes, carried[1] + statistics.received_bytes
 
     # Connections -------------------------------------------------------------
 

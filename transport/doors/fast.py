@@ -15,12 +15,10 @@ from weakref import WeakKeyDictionary
 from ..endpoint import DialerTLS, Endpoint
 from ..errors import LinkClosed
 from .pipe import UNWRITTEN_BYTES, Presented, Sink
+from .tcp import connect
 
 #: The fast door's name in ALPN, and in an HTTP Upgrade.
 ALPN: Final = "covey/1"
-
-#: Seconds for TLS; asyncio would wait for a minute.
-HANDSHAKE_S: Final = 5.0
 
 #: Bytes of one read. Larger ones gain nothing: TLS gives 16 KiB at a time.
 READ_BYTES: Final = 256 << 10
@@ -212,19 +210,9 @@ async def dial_fast(endpoint: Endpoint, tls: DialerTLS | None) -> FastPipe:
 
     Raises:
         OSError: There is no connection, or no TLS on it.
-        LinkClosed: Something else answers there.
+        TransportError: A proxy lets nobody through, or something else answers there.
     """
-    loop = asyncio.get_running_loop()
-    made: asyncio.Future[FastPipe] = loop.create_future()
-    context = tls([ALPN]) if tls is not None and endpoint.encrypted else None
-    transport, pipe = await loop.create_connection(
-        lambda: FastPipe(made.set_result),
-        endpoint.host,
-        endpoint.port,
-        ssl=context,
-        server_hostname=endpoint.host if context is not None else None,
-        ssl_handshake_timeout=None if context is None else HANDSHAKE_S,
-    )
+    transport, pipe = await connect(endpoint, tls, [ALPN], lambda: FastPipe(lambda _: None))
     tls_object = transport.get_extra_info("ssl_object")
     if tls_object is not None and tls_object.selected_alpn_protocol() != ALPN:
         transport.abort()
