@@ -305,10 +305,10 @@ def _check_name(node: str) -> None:
 
 def _versions(hello: Hello) -> str:
     spoken = f"{LOWEST}" if LOWEST == HIGHEST else f"{LOWEST} to {HIGHEST}"
-    which = "newer" if hello.highest < LOWEST else "older"
+    which = "a newer" if hello.highest < LOWEST else "an older"
     return (
         f"this node speaks wire version {spoken}, the caller {hello.lowest} to {hello.highest}: "
-        f"install a {which} covey there"
+        f"install {which} covey there"
     )
 
 
