@@ -36,6 +36,9 @@ DOOR_S: Final = 2.5
 #: to the whole of that: a thousand sites do not come back in the same instant.
 RETRY_S: Final = (0.1, 30.0)
 
+#: The longest pause after a session that was open, in seconds.
+BROKEN_S: Final = 1.0
+
 #: A refusal for one of these reasons is the same whichever door is taken.
 FINAL_CODES: Final = frozenset({"identity", "revoked", "version", "evidence", "limits"})
 
@@ -135,6 +138,7 @@ class Dialer:
                     await self._broken.wait()
                     if clock() - began > pause:  # else the listener may be in trouble
                         pause = shortest
+                    pause = min(pause, BROKEN_S)  # but it is there, and lets us in
                 await asyncio.sleep(pause * self._random.uniform(0.5, 1.0))
                 pause = min(longest, pause * 2)
         finally:
@@ -260,5 +264,9 @@ async def dial(door: str, endpoint: Endpoint, tls: DialerTLS | None) -> Pipe:
             from .doors.websocket import dial_websocket
 
             return await dial_websocket(endpoint, tls)
+        case "grpc":
+            from .doors.grpc import dial_grpc
+
+            return await dial_grpc(endpoint, tls)
         case _:
             raise LinkClosed(str(endpoint), f"there is no door {door!r}")
