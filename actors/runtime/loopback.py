@@ -33,7 +33,7 @@ class Loopback:
 
     def name_of(self, presented: Presented, claimed: str) -> str | None:
         """The name that a peer on this host claims."""
-        _require_local(presented)
+        require_local(presented)
         return claimed
 
     def check_token(self, token: bytes, binding: bytes, claimed: str) -> str:
@@ -46,7 +46,7 @@ class Loopback:
 
     def check_listener(self, presented: Presented, node: str) -> None:
         """The listener is on this host, too."""
-        _require_local(presented)
+        require_local(presented)
 
     def token(self, binding: bytes, node: str) -> bytes:
         """There is nothing to sign with."""
@@ -61,7 +61,8 @@ class Loopback:
         return True
 
 
-def _require_local(presented: Presented) -> None:
+def require_local(presented: Presented) -> None:
+    """Raise `Refused` unless the other end of a connection is on this host."""
     host = presented.address.rpartition(":")[0]
     try:
         address = ipaddress.ip_address(host or "::1")  # a Unix socket has no address
