@@ -117,7 +117,10 @@ class Web:
         async def answer(request: web.Request) -> web.StreamResponse:
             return await route.handler(request, self._caller(request, route))
 
-        app.router.add_route(route.method, route.path, answer)
+        if route.method == "GET":
+            app.router.add_get(route.path, answer)  # and HEAD with it
+        else:
+            app.router.add_route(route.method, route.path, answer)
 
     def _caller(self, request: web.Request, route: Route) -> str:
         """The proven name of whoever asks, empty on a path that is open to all.
@@ -238,11 +241,11 @@ class _Counted(logging.Logger):
     def handle(self, record: logging.LogRecord) -> None:
         """Count a line, and write it if it is not about what a caller sent."""
         error = record.exc_info[1] if record.exc_info else None
-        if error is None and record.levelno < logging.WARNING:
-            return
         if isinstance(error, HttpProcessingError):
             self._refusals.add("malformed", f"{record.getMessage()}: {error.message}")
             return
+        if record.levelno < logging.WARNING or isinstance(error, ConnectionError):
+            return  # a caller that has left, or was cut off and counted by the guard
         self._refusals.add("failed", f"{record.getMessage()}: {error!r}")
         if _is_told(self._refusals.counts["failed"]):
             _log.handle(record)
