@@ -203,8 +203,11 @@ def test_a_slow_body_that_comes_fast_enough_is_taken(loop: str) -> None:
 def test_an_answer_that_is_not_taken_is_cut_off(loop: str) -> None:
     async def main() -> None:
         refused = asyncio.Event()
-        made = replace(strict(unread_s=SHORT_S), news=lambda event, fields: refused.set())
-        async with listener(made) as opened:
+
+        def news(event: str, fields: dict[str, object]) -> None:
+            refused.set()
+
+        async with listener(replace(strict(unread_s=SHORT_S), news=news)) as opened:
             reader, writer = await connection(opened)
             writer.transport.pause_reading()  # type: ignore[attr-defined]
             writer.write(b"GET /flood HTTP/1.1\r\nHost: a\r\n\r\n")
