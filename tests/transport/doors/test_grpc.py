@@ -9,6 +9,8 @@ from functools import cache
 
 import pytest
 
+from tests.docs.pages import ROOT
+
 from .programs.grpc_door import SCENARIOS
 
 PROGRAM = "tests.transport.doors.programs.grpc_door"
@@ -18,7 +20,9 @@ PROGRAM = "tests.transport.doors.programs.grpc_door"
 def outcomes(loop: str) -> dict[str, str]:
     """What went wrong, by scenario, all run in one process."""
     command = [sys.executable, "-W", "error", "-m", PROGRAM, loop]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=100)
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=100
+    )
     assert done.stderr == ""
     assert done.returncode == 0
     found: dict[str, str] = dict(json.loads(line) for line in done.stdout.splitlines())
