@@ -20,6 +20,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from .accepting import Accepting, Newcomer, accept
 from .admission import Admission, Caps, Refusals
 from .codec import MAGIC, Codec
 from .doors.fast import ALPN, FastPipe, presented
@@ -28,7 +29,7 @@ from .envelope import Envelope, Kind
 from .errors import LinkClosed, Refused, RemoteProtocolError
 from .registry import Registry
 from .routes import Routes, WebLimits
-from .sessions.connection import Connection
+from .sessions.connection import Connection, Standing
 from .sessions.handshake import (
     HANDSHAKE_S,
     HIGHEST,
@@ -51,8 +52,7 @@ PROTOCOLS: Final = (ALPN, "http/1.1", "h2")
 #: How HTTP/2 begins.
 PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
-#: Seconds for TLS, and for the first bytes after it.
-TLS_S: Final = 5.0
+#: Seconds for the first bytes, after TLS.
 FIRST_BYTES_S: Final = 5.0
 
 #: Connections that the kernel holds until they are accepted.
@@ -99,6 +99,7 @@ class Listener:
     Attributes:
         sessions: Live sessions' links by id.
         unknown: Connections of which it is not known yet what they are for.
+        standing: Connections that have a session, or ask for one.
         refusals: What was refused.
     """
 
@@ -107,13 +108,14 @@ class Listener:
         self._listening = listening
         self._codec = first_words_codec()
         self._registry = session_registry(listening.registry)
-        self._server: asyncio.Server | None = None
+        self._socket: socket.socket | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self.admission = Admission(listening.caps)
         self.refusals = Refusals(self._log_refusal)
         self.sessions: dict[bytes, SessionLink] = {}
         self._ended_bytes = (0, 0)
         self.unknown: set[Switch] = set()
+        self.standing = Standing()
         #: Protocols of the doors beside the fast one, by their names in ALPN.
         self.factories: dict[str, Factory] = {}
         #: Awaited last when the listener closes: what doors have running.
@@ -122,8 +124,8 @@ class Listener:
     @property
     def port(self) -> int:
         """The TCP port."""
-        assert self._server is not None
-        port: int = self._server.sockets[0].getsockname()[1]
+        assert self._socket is not None
+        port: int = self._socket.getsockname()[1]
         return port
 
     async def open(self, host: str, port: int) -> None:
@@ -136,14 +138,16 @@ class Listener:
         await self._open_web()
         if tls is not None:
             tls.set_alpn_protocols(list(PROTOCOLS))
-        self._server = await asyncio.get_running_loop().create_server(
-            lambda: Switch(self),
-            sock=bound(host, port),
-            ssl=tls,
-            backlog=BACKLOG,
-            ssl_handshake_timeout=None if tls is None else TLS_S,
-            ssl_shutdown_timeout=None if tls is None else 1.0,
+        self._socket = bound(host, port)
+        accepting = Accepting(
+            self._socket,
+            tls,
+            self.admission,
+            self.refusals,
+            lambda host: Switch(self, host),
+            self.own,
         )
+        self.own(accept(accepting))
 
     async def _open_web(self) -> None:
         """Get ready for HTTP; what does not listen need not load it."""
@@ -166,8 +170,6 @@ class Listener:
 
     async def close(self) -> None:
         """Take no more connections, and end all sessions."""
-        if self._server is not None:
-            self._server.close()
         for switch in list(self.unknown):
             switch.abort()
         for task in self._tasks:
@@ -176,6 +178,7 @@ class Listener:
             await asyncio.wait(self._tasks)
         for link in list(self.sessions.values()):
             link.close(f"{self._listening.terms.node} has closed")
+        await self.standing.gone()
         for closer in self.closers:
             await closer()
 
@@ -197,7 +200,7 @@ class Listener:
 
     async def hold(self, pipe: Pipe) -> None:
         """Hear who is at the other end of a pipe, and give it its session."""
-        connection = Connection(pipe, self._codec)
+        connection = self.standing.add(pipe, self._codec)
         address = pipe.presented.address
         try:
             async with asyncio.timeout(HANDSHAKE_S):
@@ -295,28 +298,22 @@ class Listener:
         )
 
 
-class Switch(asyncio.Protocol):
+class Switch(Newcomer):
     """A new connection, until it is known what it is for."""
 
-    def __init__(self, listener: Listener) -> None:
+    def __init__(self, listener: Listener, host: str) -> None:
+        super().__init__(listener.admission, host)
         self._listener = listener
         self._transport: Any = None
         self._early = b""
         self._late: asyncio.TimerHandle | None = None
         self._presented: Presented | None = None
-        self._entered: str | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The connection is there, TLS and all."""
         self._transport = transport
         self._listener.unknown.add(self)
-        self._presented = known = presented(transport, "")
-        host = host_of(known.address)
-        refused = self._listener.admission.enter(host)
-        if refused is not None:
-            self._refuse(refused, "too many that have not said who they are")
-            return
-        self._entered = host
+        self._presented = presented(transport, "")
         tls = transport.get_extra_info("ssl_object")
         protocol = None if tls is None else tls.selected_alpn_protocol()
         if protocol is not None:
@@ -342,19 +339,18 @@ class Switch(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """It is gone before it was known what it was for."""
-        self._leave()
+        self.leave()
 
     def abort(self) -> None:
         """The listener has closed."""
         self._transport.abort()
 
-    def _leave(self) -> None:
+    def leave(self) -> None:
+        """See `Newcomer.leave`."""
         self._listener.unknown.discard(self)
         if self._late is not None:
             self._late.cancel()
-        if self._entered is not None:
-            self._listener.admission.leave(self._entered)
-            self._entered = None
+        super().leave()
 
     def _refuse(self, reason: str, why: str) -> None:
         address = "" if self._presented is None else self._presented.address
@@ -366,7 +362,7 @@ class Switch(asyncio.Protocol):
         if factory is None:
             self._refuse("door", f"there is no door for {protocol} here")
             return
-        self._leave()
+        self.leave()
         taker: Any = factory()
         self._transport.set_protocol(taker)
         taker.connection_made(self._transport)
@@ -382,12 +378,15 @@ def bound(host: str, port: int) -> socket.socket:
     """
     if host:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family, backlog=BACKLOG)
-    if socket.has_dualstack_ipv6():
-        return socket.create_server(
+        sock = socket.create_server((host, port), family=family, backlog=BACKLOG)
+    elif socket.has_dualstack_ipv6():
+        sock = socket.create_server(
             ("", port), family=socket.AF_INET6, backlog=BACKLOG, dualstack_ipv6=True
         )
-    return socket.create_server(("", port), backlog=BACKLOG)
+    else:
+        sock = socket.create_server(("", port), backlog=BACKLOG)
+    sock.setblocking(False)
+    return sock
 
 
 def host_of(address: str) -> str:
