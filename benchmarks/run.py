@@ -32,6 +32,7 @@ BENCHMARKS = {
     "accuracy": "Sites with different data (Dirichlet 0.1), the same budget",
     "slope": "Fifty rounds: resident memory",
     "simulation": "Virtual time",
+    "wire": "Doors against bare TCP: 1 KB request and reply, plaintext",
 }
 
 

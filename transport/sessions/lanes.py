@@ -51,7 +51,7 @@ class Lane:
 
     def add(self, pieces: Pieces) -> None:
         """Keep the frame of the envelope numbered `sent + 1`."""
-        size = sum(map(len, pieces))
+        size = len(pieces[0]) if len(pieces) == 1 else sum(map(len, pieces))
         self._waiting.append((pieces, size))
         self.sent += 1
         self.bytes += size
@@ -63,6 +63,17 @@ class Lane:
         frame = self._waiting.popleft()
         self._flying.append(frame)
         return frame
+
+    def take_up_to(self, room: int, pieces: list[bytes | memoryview]) -> int:
+        """Put the next frames to `pieces` until they have `room` bytes or more; how many bytes."""
+        waiting, flying = self._waiting, self._flying
+        taken = 0
+        while taken < room and waiting:
+            frame = waiting.popleft()
+            flying.append(frame)
+            pieces += frame[0]
+            taken += frame[1]
+        return taken
 
     def acknowledge(self, number: int) -> None:
         """The peer has everything up to `number`.

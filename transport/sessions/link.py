@@ -302,8 +302,8 @@ class SessionLink:
     def _next(self) -> list[bytes | memoryview]:
         """What is to be written next: all urgent envelopes, then a few bulk ones."""
         pieces: list[bytes | memoryview] = []
-        room = WRITTEN_BYTES
-        while room > 0 and (frame := self._control.take() or self._next_bulk()) is not None:
+        room = WRITTEN_BYTES - self._control.take_up_to(WRITTEN_BYTES, pieces)
+        while room > 0 and self._bulk.waiting and (frame := self._next_bulk()) is not None:
             pieces += frame[0]
             room -= frame[1]
         return pieces
@@ -312,7 +312,7 @@ class SessionLink:
         rate = self._rate
         if rate is None:
             return self._bulk.take()
-        pause = rate.pause(self._loop.time()) if self._bulk.waiting else 0.0
+        pause = rate.pause(self._loop.time())
         if pause > 0:
             if self._rested is None:
                 self._rested = self._loop.call_later(pause, self._rest)
@@ -332,21 +332,25 @@ class SessionLink:
     def arrived(self, envelopes: Sequence[Envelope]) -> None:
         """See `Carried.arrived`."""
         fresh: list[Envelope] = []
+        control, bulk = self._control, self._bulk
         try:
             for envelope in envelopes:
-                if not envelope.sequence:
+                number = envelope.sequence
+                lane = bulk if envelope.kind in BULK else control
+                if number == lane.received + 1:
+                    lane.received = number  # as `accept`, for the one case that is common
+                    fresh.append(envelope)
+                elif not number:
                     self._deliver(fresh)
                     fresh = []
                     self._hear(envelope)
-                    continue
-                lane = self._bulk if envelope.kind in BULK else self._control
-                if lane.accept(envelope.sequence):
-                    fresh.append(envelope)
-                else:
+                elif not lane.accept(number):
                     self.duplicates += 1
         finally:
             self._deliver(fresh)  # also what came before a gap: it counts as received
         self._acknowledge()
+        if self._flush_due:
+            self._flush()  # what was answered at once leaves at once
 
     def _deliver(self, envelopes: list[Envelope]) -> None:
         receive = self._receive
