@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from types import TracebackType
@@ -35,7 +35,7 @@ from .wire import decode, encode
 from .worker import Stack
 
 if TYPE_CHECKING:
-    from .wiring import Identity, Wire, Wiring
+    from .wiring import Identity, Listen, Wire, Wiring
 
 A = TypeVar("A", bound=Actor)
 T = TypeVar("T")
@@ -82,7 +82,8 @@ class System:
         lease: Seconds a lost link may stay lost before its watchers are told.
         connect: The parent's URL (see `Endpoint.parse`): entering the block returns when the first
             session is open, and keeps one for as long as the system lives.
-        listen: Where to listen for children, as `host:port`, or `:port` for all addresses.
+        listen: Where to listen for children, as `host:port`, or `:port` for all addresses; or
+            several addresses, each with what it serves.
         identity: Who this node is and whom it believes; None for plaintext on this host alone.
         wire: Bounds on what peers may send; None for the defaults.
         carriers: Peers that may speak for nodes behind them; None for what `identity` says.
@@ -99,7 +100,7 @@ class System:
         grace: float = GRACE_S,
         lease: float = LEASE_S,
         connect: str | None = None,
-        listen: str | None = None,
+        listen: str | Sequence[Listen] = (),
         identity: Identity | None = None,
         wire: Wire | None = None,
         carriers: Collection[str] | None = None,
@@ -129,12 +130,13 @@ class System:
         self._lease = lease
         self._carriers = carriers
         self.wiring: Wiring | None = None
-        if connect is not None or listen is not None:
+        if connect is not None or listen:
             # Not above: TLS and all that takes time to import, and simulated systems need none.
             from .loopback import LOOPBACK
-            from .wiring import Wire, Wiring
+            from .wiring import Listen, Wire, Wiring
 
-            self.wiring = Wiring(self, connect, listen, identity or LOOPBACK, wire or Wire())
+            listens = [Listen(listen)] if isinstance(listen, str) else listen
+            self.wiring = Wiring(self, connect, listens, identity or LOOPBACK, wire or Wire())
         self._closing = False
         self.aborted = False
         self.served = 0
@@ -164,14 +166,14 @@ class System:
 
     @property
     def port(self) -> int:
-        """The TCP port that it listens on.
+        """The TCP port that it listens on, the first one if there are several.
 
         Raises:
             RuntimeError: It listens nowhere.
         """
-        if self.wiring is None or self.wiring.listener is None:
+        if self.wiring is None or not self.wiring.listeners:
             raise RuntimeError(f"{self.name} listens nowhere: give it listen=")
-        return self.wiring.listener.port
+        return self.wiring.listeners[0].port
 
     async def __aexit__(
         self,

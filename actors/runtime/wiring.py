@@ -19,6 +19,7 @@ from covey.transport.admission import Caps
 from covey.transport.dialer import Dialer, Dialing
 from covey.transport.endpoint import DialerTLS, Endpoint
 from covey.transport.listener import Listener, Listening
+from covey.transport.routes import Routes
 from covey.transport.sessions.handshake import Credentials, Doorkeeper, Terms
 from covey.transport.sessions.link import Patience, SessionLink
 
@@ -65,6 +66,24 @@ class Identity(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Listen:
+    """One address to listen on; a system may have several, each with what it serves.
+
+    Attributes:
+        address: `host:port`, `[::1]:port`, or `:port` for all addresses of this machine.
+        identity: Who decides there who may come in, and by which TLS; None for the system's own.
+        routes: What is served over HTTP there, beside the doors.
+        grpc: Whether gRPC is a door, too. A process that has it must not fork, and has it in one
+            event loop only.
+    """
+
+    address: str
+    identity: Identity | None = None
+    routes: Routes = field(default_factory=Routes)
+    grpc: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Wire:
     """Bounds on what a node takes from others and keeps for them; the defaults are for the WAN.
 
@@ -92,7 +111,7 @@ class Wiring:
         self,
         system: System,
         connect: str | None,
-        listen: str | None,
+        listen: Sequence[Listen],
         identity: Identity,
         wire: Wire,
     ) -> None:
@@ -108,10 +127,10 @@ class Wiring:
         self._identity = identity
         self._wire = wire
         self._endpoint = None if connect is None else Endpoint.parse(connect, doors=wire.doors)
-        self._address = None if listen is None else address_of(listen)
+        self._listens = [(each, address_of(each.address)) for each in listen]
         self._running: asyncio.Task[None] | None = None
-        #: Where this system listens, None before it does, and if it does not.
-        self.listener: Listener | None = None
+        #: Where this system listens, in the order of `listen`.
+        self.listeners: list[Listener] = []
 
     async def open(self, lease: float) -> None:
         """Listen, and have the first session with the parent.
@@ -123,22 +142,8 @@ class Wiring:
         wire, identity = self._wire, self._identity
         terms = Terms(self._system.name, wire.limits)
         patience = Patience(lease, wire.ping_s, wire.silent_s)
-        if self._address is not None:
-            listening = Listening(
-                terms,
-                self._registry,
-                identity.doorkeeper,
-                self._system.attach,
-                tls=identity.listener_tls,
-                patience=patience,
-                caps=wire.caps,
-                bytes_per_s=wire.bytes_per_s,
-                news=self._news,
-            )
-            listener = Listener(listening)
-            await listener.open(*self._address)
-            self.listener = listener
-            log.info("listener.open", system=self._system.name, port=listener.port)
+        for listen, address in self._listens:
+            await self._listen(listen, address, terms, patience)
         if self._endpoint is not None:
             dialing = Dialing(
                 self._endpoint,
@@ -153,6 +158,31 @@ class Wiring:
                 news=self._news,
             )
             await self._dial(Dialer(dialing), self._endpoint)
+
+    async def _listen(
+        self, listen: Listen, address: tuple[str, int], terms: Terms, patience: Patience
+    ) -> None:
+        wire, identity = self._wire, listen.identity or self._identity
+        listening = Listening(
+            terms,
+            self._registry,
+            identity.doorkeeper,
+            self._system.attach,
+            tls=identity.listener_tls,
+            patience=patience,
+            caps=wire.caps,
+            bytes_per_s=wire.bytes_per_s,
+            routes=listen.routes,
+            news=self._news,
+        )
+        listener = Listener(listening)
+        await listener.open(*address)
+        self.listeners.append(listener)
+        if listen.grpc:
+            from covey.transport.doors.grpc import open_grpc_door  # it takes time to import
+
+            await open_grpc_door(listener)
+        log.info("listener.open", system=self._system.name, port=listener.port)
 
     async def _dial(self, dialer: Dialer, endpoint: Endpoint) -> None:
         self._running = asyncio.get_running_loop().create_task(dialer.run())
@@ -181,10 +211,15 @@ class Wiring:
 
     def refuse(self, reason: str, detail: str) -> None:
         """Count what a peer may not do, as for those that were not let in."""
-        if self.listener is not None:
-            self.listener.refusals.add(reason, detail)
+        if self.listeners:
+            self.listeners[0].refusals.add(reason, detail)
         else:
             self._news("peer.refused", {"reason": reason, "detail": detail})
+
+    def revoke(self, node: str, why: str) -> None:
+        """End the sessions of a node that may not come in any more."""
+        for listener in self.listeners:
+            listener.revoke(node, why)
 
     def carries(self, peer: str) -> bool:
         """Whether a peer may speak for nodes behind it."""
@@ -201,8 +236,8 @@ class Wiring:
         if self._running is not None:
             with suppress(asyncio.CancelledError):
                 await asyncio.wait([self._running])
-        if self.listener is not None:
-            await self.listener.close()
+        for listener in self.listeners:
+            await listener.close()
 
 
 def address_of(text: str) -> tuple[str, int]:

@@ -302,8 +302,7 @@ def test_a_peer_that_carries_nobody_may_announce_nobody() -> None:
             site = System("site-1", registry=registry(), connect=url(relay), lease=20)
             await stack.enter_async_context(site)
             assert server.wiring is not None
-            assert server.wiring.listener is not None
-            counts = server.wiring.listener.refusals.counts
+            counts = server.wiring.listeners[0].refusals.counts
             await until(lambda: counts["sender"] > 0)
             assert server.border.routes.peer_of("site-1") is None
 

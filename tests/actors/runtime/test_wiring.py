@@ -238,20 +238,20 @@ def test_a_listener_that_refuses_ends_the_start() -> None:
     async def main() -> None:
         async with parent() as server:
             assert server.wiring is not None
-            assert server.wiring.listener is not None
+            (listener,) = server.wiring.listeners
             site = child("site-1", server)
 
             def nobody(*args: Any) -> str:
                 raise Refused("server", "identity", "site-1 is not of this federation")
 
-            keeper: Any = server.wiring.listener._listening.keeper
+            keeper: Any = listener._listening.keeper
             try:
                 keeper.name_of = nobody
                 with pytest.raises(Refused, match="not of this federation"):
                     await site.__aenter__()
             finally:
                 del keeper.name_of
-            assert server.wiring.listener.refusals.counts == {"identity": 1}
+            assert listener.refusals.counts == {"identity": 1}
 
     run(main())
 
@@ -273,3 +273,31 @@ def test_a_system_that_listens_nowhere_has_no_port() -> None:
 def test_a_network_needs_a_registry() -> None:
     with pytest.raises(ValueError, match="needs a registry"):
         System("server", listen=":0")
+
+
+def test_a_second_address_serves_what_the_first_does_not() -> None:
+    from aiohttp import ClientSession, web
+
+    from covey.actors.runtime.wiring import Listen
+    from covey.transport.routes import Routes
+
+    async def answer(request: web.Request, caller: str) -> web.Response:
+        return web.Response(text="for administrators")
+
+    async def main() -> None:
+        routes = Routes()
+        routes.add("GET", "/admin", answer, open=True)
+        listen = [Listen("127.0.0.1:0"), Listen("127.0.0.1:0", routes=routes)]
+        async with System("server", registry=registry(), listen=listen) as server:
+            assert server.wiring is not None
+            first, second = (listener.port for listener in server.wiring.listeners)
+            assert server.port == first
+            async with ClientSession() as session:
+                async with session.get(f"http://127.0.0.1:{second}/admin") as there:
+                    assert (there.status, await there.text()) == (200, "for administrators")
+                async with session.get(f"http://127.0.0.1:{first}/admin") as here:
+                    assert here.status in (403, 404)
+                async with session.get(f"http://127.0.0.1:{first}/healthz") as health:
+                    assert health.status == 200
+
+    run(main())
