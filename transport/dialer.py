@@ -17,7 +17,7 @@ from .doors.pipe import Pipe
 from .endpoint import DialerTLS, Endpoint
 from .errors import LinkClosed, Refused, RemoteProtocolError, TransportError
 from .registry import Registry
-from .sessions.connection import Connection
+from .sessions.connection import Connection, Standing
 from .sessions.handshake import (
     Credentials,
     Opened,
@@ -108,6 +108,7 @@ class Dialer:
         self._registry = session_registry(dialing.registry)
         self._link: SessionLink | None = None
         self._broken = asyncio.Event()
+        self._standing = Standing()
         self._random = random.Random()
         self._first: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         # What was said of each door last, so that a log has each reason once.
@@ -144,6 +145,7 @@ class Dialer:
         finally:
             if self._link is not None:
                 self._link.close(f"{self._dialing.terms.node} has left")
+            await self._standing.gone()
 
     async def _open(self) -> None:
         """Have a connection by the first door that leads anywhere, and the session on it."""
@@ -216,7 +218,7 @@ class Dialer:
     async def _try(self, door: str) -> tuple[Connection, Opened]:
         dialing, link = self._dialing, self._link
         pipe = await dialing.dial(door, dialing.endpoint, dialing.tls)
-        connection = Connection(pipe, self._codec)
+        connection = self._standing.add(pipe, self._codec)
         alive = link is not None and link.closed is None
         session, received = b"", (0, 0)
         if link is not None and alive:

@@ -214,7 +214,9 @@ class World:
             thread.arrived.append(number_of(envelope))
 
         def lost(reason: str) -> None:
-            if not self._over and link not in self._dead:
+            # A welcome that got lost leaves a session that nobody goes on with.
+            superseded = link.name == "server" and self._servers[link.peer] is not link
+            if not self._over and link not in self._dead and not superseded:
                 self.account.lost.append((link.name, reason))
 
         link.start(receive, lost)

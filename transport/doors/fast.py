@@ -150,9 +150,13 @@ class FastPipe(asyncio.BufferedProtocol):
 
     def write(self, pieces: Sequence[bytes | memoryview]) -> None:
         """See `Pipe.write`."""
-        if self._over is None:
-            for piece in joined(pieces):
-                self._transport.write(piece)
+        if self._over is not None:
+            return
+        for piece in joined(pieces):
+            if self._transport.is_closing():  # asyncio logs what is written after a failure
+                self.is_writable = False
+                return
+            self._transport.write(piece)
 
     def pause(self) -> None:
         """See `Pipe.pause`."""

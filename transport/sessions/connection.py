@@ -7,14 +7,18 @@ here: numbers and copies (`lanes.py`), what the first words mean (`handshake.py`
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol
 
 from ..codec import Codec
 from ..doors.pipe import Pipe, Presented
 from ..envelope import Envelope
 from ..errors import DecodeError, LinkClosed, RemoteProtocolError
 from ..frames import FrameReader
+from ..waiters import Waiters
+
+#: Seconds for what was written last to leave; doors take one.
+_LEAVING_S: Final = 2.0
 
 
 class Carried(Protocol):
@@ -39,6 +43,7 @@ class Connection:
     Args:
         pipe: The bytes; started here.
         codec: For the first words.
+        gone: Told when nothing of it is left.
     """
 
     __slots__ = (
@@ -46,6 +51,7 @@ class Connection:
         "_carried",
         "_codec",
         "_early",
+        "_gone",
         "_loop",
         "_over",
         "_pipe",
@@ -54,10 +60,13 @@ class Connection:
         "received_bytes",
     )
 
-    def __init__(self, pipe: Pipe, codec: Codec) -> None:
+    def __init__(
+        self, pipe: Pipe, codec: Codec, gone: Callable[[Connection], object] = lambda _: None
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self._pipe = pipe
         self._codec = codec
+        self._gone = gone
         self._reader = FrameReader(codec)
         self._awaited: asyncio.Future[Envelope] | None = None
         self._carried: Carried | None = None
@@ -212,6 +221,7 @@ class Connection:
         self._fail(LinkClosed(self.presented.address, self._over))
         if not self._early:  # else what has come is handed on first
             self._tell_disconnected()
+        self._gone(self)
 
     def _tell_disconnected(self) -> None:
         carried, self._carried = self._carried, None
@@ -237,3 +247,37 @@ class Connection:
         if self._over is None:
             self._over = reason
             self._pipe.abort()
+
+
+class Standing:
+    """The connections of one owner, until nothing is left of them."""
+
+    __slots__ = ("_connections", "_waiters")
+
+    def __init__(self) -> None:
+        self._connections: set[Connection] = set()
+        self._waiters = Waiters()
+
+    def __len__(self) -> int:
+        """Connections of which something is left."""
+        return len(self._connections)
+
+    def add(self, pipe: Pipe, codec: Codec) -> Connection:
+        """A connection over a pipe."""
+        connection = Connection(pipe, codec, self._forget)
+        self._connections.add(connection)
+        return connection
+
+    async def gone(self) -> None:
+        """Wait until all that are closed have sent their last, for two seconds at most."""
+        try:
+            async with asyncio.timeout(_LEAVING_S):
+                while self._connections:
+                    await self._waiters.wait()
+        except TimeoutError:
+            for connection in list(self._connections):
+                connection.break_off("it did not end")
+
+    def _forget(self, connection: Connection) -> None:
+        self._connections.discard(connection)
+        self._waiters.wake()
