@@ -9,6 +9,7 @@ import ipaddress
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from secrets import token_hex
 from typing import Final
 
 from cryptography import x509
@@ -59,7 +60,7 @@ class Authority:
         self.federation = federation
         self.parent = parent
         self.key = ec.generate_private_key(ec.SECP256R1())
-        self.name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, str(folder))])
+        self.name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, token_hex(16))])
         self.certificate = self._own()
         self.revoked: list[int] = []
         self.roots = folder / "roots.pem"

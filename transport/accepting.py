@@ -24,6 +24,9 @@ TLS_S: Final = 5.0
 #: Seconds for a peer to confirm that TLS ends.
 END_OF_TLS_S: Final = 1.0
 
+#: Connections that are accepted before others have their turn.
+AT_ONCE: Final = 64
+
 #: Seconds until the next try after the process ran out of descriptors or memory.
 EXHAUSTED_S: Final = 0.5
 
@@ -60,9 +63,9 @@ def reason_of(error: OSError) -> str:
     `tls-left` one that hung up, `certificate` and `tls` whatever has no word of its own.
     """
     if isinstance(error, ssl.SSLCertVerificationError):
-        return _CERTIFICATE.get(error.verify_code, "certificate")
+        return _CERTIFICATE.get(getattr(error, "verify_code", 0), "certificate")
     if isinstance(error, ssl.SSLError):
-        reason = error.reason or ""
+        reason = getattr(error, "reason", None) or ""
         return _HANDSHAKE.get(reason) or ("tls-alert" if "_ALERT_" in reason else "tls")
     return "tls-late" if isinstance(error, ConnectionAbortedError) else "tls-left"
 
@@ -78,6 +81,8 @@ class Newcomer(asyncio.Protocol):
     def __init__(self, admission: Admission, host: str) -> None:
         self._admission = admission
         self._host: str | None = host
+        #: The connection, as long as no transport owns it.
+        self.sock: socket.socket | None = None
 
     def leave(self) -> None:
         """It is no stranger at the door any more; idempotent."""
@@ -104,21 +109,50 @@ class Accepting:
     admission: Admission
     refusals: Refusals
     newcomer: Callable[[str], Newcomer]
-    own: Callable[[Coroutine[Any, Any, None]], object]
+    own: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
 
 
-async def accept(accepting: Accepting) -> None:
-    """Accept connections until cancelled; the socket is closed then."""
-    loop = asyncio.get_running_loop()
-    with accepting.sock as sock:
-        while True:
+class Acceptor:
+    """Accepts connections from now on until it is closed; belongs to one loop."""
+
+    def __init__(self, accepting: Accepting) -> None:
+        self._accepting = accepting
+        self._loop = asyncio.get_running_loop()
+        self._pause: asyncio.TimerHandle | None = None
+        self._resume()
+
+    @property
+    def port(self) -> int:
+        """The TCP port."""
+        port: int = self._accepting.sock.getsockname()[1]
+        return port
+
+    def close(self) -> None:
+        """Accept no more, and close the socket; idempotent."""
+        if self._pause is not None:
+            self._pause.cancel()
+        if self._accepting.sock.fileno() >= 0:
+            self._loop.remove_reader(self._accepting.sock.fileno())
+            self._accepting.sock.close()
+
+    def _resume(self) -> None:
+        self._loop.add_reader(self._accepting.sock.fileno(), self._accept)
+
+    def _accept(self) -> None:
+        """Take what the kernel has; it says so again if that was not all."""
+        sock = self._accepting.sock
+        for _ in range(AT_ONCE):
             try:
-                connected, name = await loop.sock_accept(sock)
+                connected, name = sock.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
             except OSError as error:  # no descriptors, no memory: the kernel's queue waits
-                accepting.refusals.add("exhausted", str(error))
-                await asyncio.sleep(EXHAUSTED_S)
-                continue
-            _let_in(accepting, connected, name)
+                self._accepting.refusals.add("exhausted", str(error))
+                self._loop.remove_reader(sock.fileno())
+                self._pause = self._loop.call_later(EXHAUSTED_S, self._resume)
+                return
+            connected.setblocking(False)
+            _let_in(self._accepting, connected, name)
 
 
 def _let_in(accepting: Accepting, connected: socket.socket, name: tuple[Any, ...]) -> None:
@@ -129,18 +163,20 @@ def _let_in(accepting: Accepting, connected: socket.socket, name: tuple[Any, ...
         text = "too many that have not said who they are"
         accepting.refusals.add(refused, f"{host}:{name[1]}: {text}")
         return
-    accepting.own(_bring_up(accepting, connected, f"{host}:{name[1]}", accepting.newcomer(host)))
+    newcomer = accepting.newcomer(host)
+    newcomer.sock = connected
+    task = accepting.own(_bring_up(accepting, newcomer, f"{host}:{name[1]}"))
+    task.add_done_callback(lambda done: _give_up(newcomer) if done.cancelled() else None)
 
 
-async def _bring_up(
-    accepting: Accepting, connected: socket.socket, address: str, newcomer: Newcomer
-) -> None:
+async def _bring_up(accepting: Accepting, newcomer: Newcomer, address: str) -> None:
     """Hand a connection to its protocol once TLS stands."""
-    tls = accepting.tls
+    tls, sock, newcomer.sock = accepting.tls, newcomer.sock, None
+    assert sock is not None
     try:
         await asyncio.get_running_loop().connect_accepted_socket(
             lambda: newcomer,
-            connected,
+            sock,
             ssl=tls,
             ssl_handshake_timeout=None if tls is None else TLS_S,
             ssl_shutdown_timeout=None if tls is None else END_OF_TLS_S,
@@ -148,7 +184,10 @@ async def _bring_up(
     except OSError as error:
         newcomer.leave()
         accepting.refusals.add(reason_of(error), f"{address}: {error}")
-    except asyncio.CancelledError:
-        newcomer.leave()
-        connected.close()
-        raise
+
+
+def _give_up(newcomer: Newcomer) -> None:
+    """The work on a connection was cancelled, maybe before it began."""
+    newcomer.leave()
+    if newcomer.sock is not None:
+        newcomer.sock.close()

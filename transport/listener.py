@@ -20,7 +20,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from .accepting import Accepting, Newcomer, accept
+from .accepting import Accepting, Acceptor, Newcomer
 from .admission import Admission, Caps, Refusals
 from .codec import MAGIC, Codec
 from .doors.fast import ALPN, FastPipe, presented
@@ -108,7 +108,7 @@ class Listener:
         self._listening = listening
         self._codec = first_words_codec()
         self._registry = session_registry(listening.registry)
-        self._socket: socket.socket | None = None
+        self._acceptor: Acceptor | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self.admission = Admission(listening.caps)
         self.refusals = Refusals(self._log_refusal)
@@ -124,9 +124,8 @@ class Listener:
     @property
     def port(self) -> int:
         """The TCP port."""
-        assert self._socket is not None
-        port: int = self._socket.getsockname()[1]
-        return port
+        assert self._acceptor is not None
+        return self._acceptor.port
 
     async def open(self, host: str, port: int) -> None:
         """Listen on an address; port 0 takes a free one.
@@ -138,16 +137,15 @@ class Listener:
         await self._open_web()
         if tls is not None:
             tls.set_alpn_protocols(list(PROTOCOLS))
-        self._socket = bound(host, port)
         accepting = Accepting(
-            self._socket,
+            bound(host, port),
             tls,
             self.admission,
             self.refusals,
             lambda host: Switch(self, host),
             self.own,
         )
-        self.own(accept(accepting))
+        self._acceptor = Acceptor(accepting)
 
     async def _open_web(self) -> None:
         """Get ready for HTTP; what does not listen need not load it."""
@@ -170,6 +168,8 @@ class Listener:
 
     async def close(self) -> None:
         """Take no more connections, and end all sessions."""
+        if self._acceptor is not None:
+            self._acceptor.close()
         for switch in list(self.unknown):
             switch.abort()
         for task in self._tasks:
