@@ -93,7 +93,7 @@ class WebSocketPipe:
     def close(self) -> None:
         """See `Pipe.close`."""
         if self._over is None and self._closing is None:
-            self._closing = self._loop.call_later(CLOSE_S, self.abort)
+            self._closing = self._loop.call_later(CLOSE_S, self._transport.abort)
             _wake(self._wanted)
             self.resume()
 
@@ -119,7 +119,10 @@ class WebSocketPipe:
             self._end(reason)
             writer.cancel()
             await asyncio.wait([writer])
-            self._transport.abort()
+            if self._closing is None:
+                self._transport.abort()
+            else:  # what is left is on its way, until `_closing`
+                self._transport.close()
 
     async def _read_all(self) -> str:
         """Hand over what comes; returns why nothing comes any more."""
@@ -179,8 +182,6 @@ class WebSocketPipe:
         self._over = reason
         self.is_writable = False
         self._pieces.clear()
-        if self._closing is not None:
-            self._closing.cancel()
         if self._sink is not None:
             self._sink.ended(reason)
 
