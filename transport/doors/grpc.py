@@ -125,6 +125,7 @@ class GrpcDoor:
         folder: Where its Unix socket is.
         guests: Connections by the names that grpc has for them.
         streamless_s: See `STREAMLESS_S`.
+        closing_s: Seconds that a call has to end once it is over.
     """
 
     def __init__(self, listener: Listener, *, abstract: bool = ABSTRACT) -> None:
@@ -135,6 +136,7 @@ class GrpcDoor:
         self._server: Any = None
         self.guests: dict[str, Guest] = {}
         self.streamless_s = STREAMLESS_S
+        self.closing_s = CLOSE_S
 
     async def open(self) -> None:
         """Start grpc's server, and have the listener hand over its connections."""
@@ -155,7 +157,7 @@ class GrpcDoor:
     async def close(self) -> None:
         """End all streams, those in a second that still have something to send."""
         self._listener.factories.pop(ALPN, None)
-        await self._server.stop(CLOSE_S)
+        await self._server.stop(self.closing_s)
         for guest in list(self.guests.values()):
             guest.end.finish()
         self.folder.remove()
@@ -209,7 +211,7 @@ class GrpcDoor:
             self._done(guest)
         if broken is not None:
             # Its status waits behind what the peer has not taken, maybe for ever.
-            dead = self._loop.call_later(CLOSE_S, guest.end.abort)
+            dead = self._loop.call_later(self.closing_s, guest.end.abort)
             context.add_done_callback(partial(_cancel, dead))
             await context.abort(status.ABORTED, broken)
 

@@ -25,6 +25,11 @@ from .pipe import UNWRITTEN_BYTES
 ABSTRACT: Final = sys.platform == "linux"
 
 
+#: The longest path of a folder for temporary files: that of a Unix socket in it has 104 bytes at
+#: most, or 108.
+_FOLDER_BYTES: Final = 70
+
+
 class End(asyncio.BufferedProtocol):
     """One of the two connections.
 
@@ -123,8 +128,10 @@ class Folder:
     """A folder of this user's alone, for a Unix socket."""
 
     def __init__(self) -> None:
+        usual = tempfile.gettempdir()
+        short = len(os.fsencode(usual)) <= _FOLDER_BYTES
         # mkdtemp makes it 0700.
-        self.path = tempfile.mkdtemp(prefix="covey-")
+        self.path = tempfile.mkdtemp(prefix="covey-", dir=usual if short else "/tmp")
         self.socket = os.path.join(self.path, "s")
 
     def remove(self) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +15,7 @@ from hypothesis import strategies as st
 
 from covey.transport import RemoteProtocolError
 from covey.transport.doors.grpc_pipe import MESSAGE_BYTES, GrpcPipe, data_of, head
+from covey.transport.doors.grpc_relay import ABSTRACT, Folder
 from covey.transport.doors.pipe import Presented
 
 
@@ -56,6 +60,28 @@ def test_whatever_else_comes_is_refused_or_what_protobuf_reads(message: bytes) -
 def test_other_messages_are_refused(message: bytes) -> None:
     with pytest.raises(RemoteProtocolError):
         data_of(message)
+
+
+def test_a_long_path_for_temporary_files_does_not_keep_sockets_from_being_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = tmp_path / ("x" * 90)
+    long.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    folder = Folder()
+    try:
+        with socket.socket(socket.AF_UNIX) as listening:
+            listening.bind(folder.socket)
+            listening.listen()
+            for abstract in (False, ABSTRACT):
+                ours, name = folder.connect(abstract=abstract)
+                ours.close()
+                folder.forget(name)
+        assert [path.name for path in Path(folder.path).iterdir()] == ["s"]
+    finally:
+        folder.remove()
+        folder.remove()
+    assert not Path(folder.path).exists()
 
 
 class Messages:

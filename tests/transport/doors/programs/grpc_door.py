@@ -33,7 +33,7 @@ from covey.transport.doors.grpc import (
     dial_grpc,
     loaded,
 )
-from covey.transport.doors.grpc_pipe import head
+from covey.transport.doors.grpc_pipe import data_of, head
 from covey.transport.doors.pipe import Pipe, Presented
 from covey.transport.endpoint import DialerTLS, Endpoint
 from covey.transport.limits import Limits
@@ -463,6 +463,33 @@ async def a_stream_that_is_broken_off_ends_though_the_peer_reads_nothing() -> No
         await settled(lambda: not door.guests)
         pouring.cancel()
         near.pipe.abort()
+
+
+@scenario
+async def calls_over_one_connection_do_not_disturb_each_other() -> None:
+    grpc = loaded()
+    listener = Catching(listening(Believing()))
+    async with opened(listener) as door:
+        door.closing_s = 0.05  # after which a connection is ended whose call does not end
+        async with grpc.aio.insecure_channel(str(endpoint(listener))) as channel:
+            method = channel.stream_stream(f"/{SERVICE}/{METHOD}")
+            one = method()
+            first = Taker(await listener.pipes.get())
+            other = method()
+            await other.write(head(5) + b"other")
+            second = Taker(await listener.pipes.get())
+            assert [guest.streams for guest in door.guests.values()] == [2]
+            first.pipe.abort()
+            with pytest.raises(grpc.aio.AioRpcError, match="broken off"):
+                await one.read()
+            await asyncio.sleep(0.2)  # longer than that
+            second.pipe.write([b"still here"])
+            assert bytes(data_of(await other.read())) == b"still here"
+            await other.done_writing()
+            assert await second.end == "closed by the peer"
+            assert bytes(second.data) == b"other"
+            assert await other.code() is grpc.StatusCode.OK
+        await settled(lambda: not door.guests)
 
 
 # Strangers and foreigners -----------------------------------------------------
