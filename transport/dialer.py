@@ -40,7 +40,23 @@ RETRY_S: Final = (0.1, 30.0)
 BROKEN_S: Final = 1.0
 
 #: A refusal for one of these reasons is the same whichever door is taken.
-FINAL_CODES: Final = frozenset({"identity", "revoked", "version", "evidence", "limits"})
+FINAL_CODES: Final = frozenset(
+    {
+        "evidence",
+        "expired",
+        "federation",
+        "identity",
+        "limits",
+        "no-certificate",
+        "revoked",
+        "token",
+        "token-expired",
+        "token-name",
+        "version",
+        "wrong-authority",
+        "wrong-kind",
+    }
+)
 
 
 class Unreached(TransportError):

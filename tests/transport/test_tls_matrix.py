@@ -16,10 +16,11 @@ from typing import Any
 import pytest
 import uvloop
 
+from covey.actors.runtime import System, runtime_messages
 from covey.actors.runtime.identity import NodeIdentity, Proxy
 from covey.security.tls import KeyFiles, client_context_maker, server_context
 from covey.security.tokens import Signer
-from covey.transport import Limits, LinkClosed, Refused, Registry
+from covey.transport import Envelope, Kind, Limits, LinkClosed, Refused, Registry
 from covey.transport.dialer import Dialer, Dialing, dial
 from covey.transport.doors.fast import ALPN, FastPipe
 from covey.transport.endpoint import DialerTLS, Endpoint
@@ -447,6 +448,49 @@ def test_a_site_does_not_believe_a_site_that_listens(
             with pytest.raises(Refused, match="may not listen") as caught:
                 await knock(at.endpoint, site.credentials, site.dialer_tls)
             assert caught.value.code == "wrong-kind"
+
+    run(main)
+
+
+# Envelopes --------------------------------------------------------------------
+
+
+def test_an_envelope_in_anothers_name_ends_the_session_and_is_counted(
+    run: Callable[[Main], None], authority: Authority, server: KeyFiles
+) -> None:
+    site = NodeIdentity(authority.issue("site", "site-1"))
+    registry = Registry(*runtime_messages())
+    registry.freeze()
+
+    async def main() -> None:
+        losses: asyncio.Queue[str] = asyncio.Queue()
+        links: asyncio.Queue[SessionLink] = asyncio.Queue()
+
+        def opened(link: SessionLink) -> None:
+            link.start(lambda envelope: None, losses.put_nowait)
+            links.put_nowait(link)
+
+        async with System(
+            "server", registry=registry, listen="127.0.0.1:0", identity=NodeIdentity(server)
+        ) as system:
+            endpoint = Endpoint("localhost", system.port, ("fast",), encrypted=True)
+            dialing = Dialing(
+                endpoint,
+                Terms("site-1", Limits()),
+                registry,
+                site.credentials,
+                opened,
+                site.dialer_tls,
+                site.certificate,
+            )
+            running = asyncio.create_task(Dialer(dialing).run())
+            link = await links.get()
+            link.send(Envelope(Kind.TELL, "server/actor", "site-2/actor"))
+            assert "in the name of site-2/actor" in await losses.get()
+            assert system.wiring is not None
+            assert system.wiring.listeners[0].refusals.counts == {"sender": 1}
+            running.cancel()
+            await asyncio.wait([running])
 
     run(main)
 

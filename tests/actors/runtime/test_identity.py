@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+import uvloop
 
+from covey.actors.runtime import Actor, Message, System, handles, runtime_messages
 from covey.actors.runtime.identity import NodeIdentity, Proxy
 from covey.actors.runtime.wiring import Identity
 from covey.security.errors import BadKeyFiles
 from covey.security.tls import KeyFiles
 from covey.security.tokens import LIFETIME_S, Signer
-from covey.transport import Refused
+from covey.transport import Record, Refused, Registry
 from covey.transport.doors.pipe import Presented
 from covey.transport.sessions.handshake import Credentials, Doorkeeper
 from tests.pki import CLIENT, Authority, der_of, leaf_of
@@ -203,3 +206,49 @@ def test_what_cannot_work_is_said_at_once(authority: Authority, server: KeyFiles
         _ = site.listener_tls
     assert NodeIdentity(server, plaintext=True, tokens=True).listener_tls is None
     assert NodeIdentity(server).pem().roots == authority.roots.read_bytes()
+
+
+@dataclass(frozen=True, slots=True)
+class Sum(Record, id=1201):
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Double(Message["Doubler", Sum], id=1200):
+    number: int
+
+
+class Doubler(Actor):
+    """Doubles."""
+
+    @handles
+    def double(self, msg: Double) -> Sum:
+        return Sum(2 * msg.number)
+
+
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_systems_know_each_other_by_their_certificates(
+    authority: Authority,
+    server: KeyFiles,
+    loop: Callable[[], asyncio.AbstractEventLoop],
+) -> None:
+    registry = Registry(*runtime_messages(), Double, Sum)
+    registry.freeze()
+    site = NodeIdentity(authority.issue("site", "site-1"))
+
+    async def main() -> None:
+        async with asyncio.timeout(20):
+            async with System(
+                "server", registry=registry, listen="127.0.0.1:0", identity=NodeIdentity(server)
+            ) as up:
+                await up.spawn(Doubler, name="doubler")
+                url = f"covey://localhost:{up.port}"
+                async with System("site-1", registry=registry, connect=url, identity=site) as down:
+                    found = down.lookup("server/doubler", Doubler)
+                    assert await found.ask(Double(21), timeout=10) == Sum(42)
+                with pytest.raises(Refused, match="calls itself"):
+                    async with System("site-2", registry=registry, connect=url, identity=site):
+                        pass
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(main())
