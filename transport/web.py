@@ -24,8 +24,8 @@ from .routes import Route, Routes, WebLimits
 from .sessions.handshake import Doorkeeper
 from .web_guard import Guard
 
-#: Seconds that requests have to end in when the listener closes.
-CLOSE_S: Final = 2.0
+#: Seconds that requests have to end in when the listener closes; aiohttp gives them twice.
+CLOSE_S: Final = 0.5
 
 #: Seconds for which a body is read that nobody wants any more: a caller that is cut off while it
 #: sends may never read why.

@@ -301,3 +301,29 @@ def test_callers_without_a_name_are_strangers_and_bounded(loop: str) -> None:
             writer.close()
 
     run(loop, main())
+
+
+@both_loops
+def test_a_listener_closes_though_callers_stay(loop: str) -> None:
+    asked = asyncio.Event()
+
+    async def hang(request: web.Request, caller: str) -> web.StreamResponse:
+        asked.set()
+        await asyncio.get_running_loop().create_future()
+        raise AssertionError
+
+    async def main() -> None:
+        made = strict()
+        made.routes.add("GET", "/hang", hang, open=True)
+        async with listener(made) as opened:
+            idle, hung = await connection(opened), await connection(opened)
+            idle[1].write(HEALTHZ)
+            await idle[0].readuntil(OK)
+            hung[1].write(b"GET /hang HTTP/1.1\r\nHost: a\r\n\r\n")
+            await asked.wait()
+            await opened.close()
+            for reader, writer in (idle, hung):
+                assert await until_closed(reader, writer) == b""
+            assert not len(opened.admission)
+
+    run(loop, main())
