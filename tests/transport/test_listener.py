@@ -32,8 +32,6 @@ from tests.transport.sessions.nodes import REGISTRY, Believing, control, number_
 Main = Callable[[], Coroutine[Any, Any, None]]
 Runner = Callable[[Main], None]
 
-HELLO = Hello(LOWEST, HIGHEST, "site-1", b"n" * 32, Bounds(1 << 20, 8 << 20))
-
 
 def hello(node: str = "site-1") -> bytes:
     message = Hello(LOWEST, HIGHEST, node, b"n" * 32, Bounds(1 << 20, 8 << 20))
@@ -192,11 +190,9 @@ def test_who_is_no_peer_is_gone_and_counted(
     counter: str,
     told: bytes,
     run: Runner,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async def main() -> None:
         async with listening() as listener:
-            listener.factories.pop("h2", None)
             callers = [await caller(listener.port) for _ in range(5)]
             doing = [asyncio.ensure_future(behave(writer)) for _, writer in callers]
             said = await asyncio.gather(*(hung_up_on(*each) for each in callers))
