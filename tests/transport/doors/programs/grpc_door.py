@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import ssl
 import sys
 import tempfile
@@ -490,6 +491,27 @@ async def calls_over_one_connection_do_not_disturb_each_other() -> None:
             assert bytes(second.data) == b"other"
             assert await other.code() is grpc.StatusCode.OK
         await settled(lambda: not door.guests)
+
+
+@scenario
+async def connections_leave_no_descriptors_behind() -> None:
+    def held() -> int:
+        return len(os.listdir("/dev/fd"))
+
+    with tempfile.TemporaryDirectory() as folder:
+        keys = Keys.make(folder)
+        listener = Catching(listening(Believing(), keys))
+        async with opened(listener) as door:
+            counts: list[int] = []
+            for number in range(30):
+                near = Taker(await dial("grpc", endpoint(listener, keys), tls_of(keys)))
+                far = Taker(await listener.pipes.get())
+                (near if number % 2 else far).pipe.abort()
+                await near.end
+                await far.end
+                await settled(lambda: not door.guests)
+                counts.append(held())
+            await settled(lambda: held() <= counts[1])
 
 
 # Strangers and foreigners -----------------------------------------------------
