@@ -30,12 +30,13 @@ class Lane:
         acknowledged: Number of the last one that the peer has.
         received: Number of the last one that came from the peer.
         bytes: Bytes that are kept: not yet written, or not yet acknowledged.
+        flying: Those of them that are written.
     """
 
-    __slots__ = ("_flying", "_waiting", "acknowledged", "bytes", "received", "sent")
+    __slots__ = ("_flying", "_waiting", "acknowledged", "bytes", "flying", "received", "sent")
 
     def __init__(self) -> None:
-        self.sent = self.acknowledged = self.received = self.bytes = 0
+        self.sent = self.acknowledged = self.received = self.bytes = self.flying = 0
         # Frames with their sizes: not yet written to this connection; written, but maybe lost.
         self._waiting: deque[tuple[Pieces, int]] = deque()
         self._flying: deque[tuple[Pieces, int]] = deque()
@@ -62,6 +63,7 @@ class Lane:
             return None
         frame = self._waiting.popleft()
         self._flying.append(frame)
+        self.flying += frame[1]
         return frame
 
     def take_up_to(self, room: int, pieces: list[bytes | memoryview]) -> int:
@@ -73,6 +75,7 @@ class Lane:
             flying.append(frame)
             pieces += frame[0]
             taken += frame[1]
+        self.flying += taken
         return taken
 
     def acknowledge(self, number: int) -> None:
@@ -87,7 +90,9 @@ class Lane:
         for _ in range(number - self.acknowledged):
             # A peer that has a frame has had it written, on this connection or an earlier one.
             frames = self._flying or self._waiting
-            self.bytes -= frames.popleft()[1]
+            size = frames.popleft()[1]
+            self.bytes -= size
+            self.flying -= size if frames is self._flying else 0
         self.acknowledged = number
 
     def rewind(self) -> None:
@@ -95,6 +100,7 @@ class Lane:
         self._flying.extend(self._waiting)
         self._waiting, self._flying = self._flying, self._waiting
         self._flying.clear()
+        self.flying = 0
 
     def accept(self, number: int) -> bool:
         """Whether the envelope of a number is new; it counts as received then.
@@ -113,4 +119,4 @@ class Lane:
         """Let go of all copies."""
         self._waiting.clear()
         self._flying.clear()
-        self.bytes = 0
+        self.bytes = self.flying = 0

@@ -34,8 +34,12 @@ WRITTEN_BYTES: Final = 64 << 10
 #: Go's in one turn of the loop, so that one busy link does not starve the others.
 WRITES_PER_TURN: Final = 16
 
+#: Bytes of bulk that are on their way: what stands in the network's buffers before an envelope
+#: that is urgent. TCP alone would fill them, which are as large on a fast network.
+FLYING_BYTES: Final = 2 << 20
+
 #: So much is taken from the peer before it is told: what it keeps for us is bounded by this.
-ACKNOWLEDGED_BYTES: Final = 1 << 20
+ACKNOWLEDGED_BYTES: Final = 512 << 10
 ACKNOWLEDGED_ENVELOPES: Final = 256
 
 
@@ -296,20 +300,24 @@ class SessionLink:
 
     def _write_all(self, connection: Connection) -> None:
         """Offer the peer, before the link ends, what was accepted."""
-        while pieces := self._next():
-            connection.write(pieces)
+        pieces: list[bytes | memoryview] = []
+        for lane in (self._control, self._bulk):
+            lane.take_up_to(lane.bytes, pieces)
+        connection.write(pieces)
 
     def _next(self) -> list[bytes | memoryview]:
         """What is to be written next: all urgent envelopes, then a few bulk ones."""
         pieces: list[bytes | memoryview] = []
         room = WRITTEN_BYTES - self._control.take_up_to(WRITTEN_BYTES, pieces)
-        while room > 0 and self._bulk.waiting and (frame := self._next_bulk()) is not None:
+        while room > 0 and (frame := self._next_bulk()) is not None:
             pieces += frame[0]
             room -= frame[1]
         return pieces
 
     def _next_bulk(self) -> tuple[Sequence[bytes | memoryview], int] | None:
         rate = self._rate
+        if not self._bulk.waiting or self._bulk.flying >= FLYING_BYTES:
+            return None
         if rate is None:
             return self._bulk.take()
         pause = rate.pause(self._loop.time())
@@ -379,6 +387,8 @@ class SessionLink:
             self._bulk.acknowledge(message.bulk)
             if not self.full:
                 self._waiters.wake()
+            if self._bulk.waiting:
+                self._flush()
         elif isinstance(message, Farewell):
             self._fail(message.text or f"ended by {self.peer}")
         else:
