@@ -312,6 +312,14 @@ class System:
             return peer in self._carriers
         return self.wiring is not None and self.wiring.carries(peer)
 
+    def revoke(self, node: str, why: str) -> None:
+        """End the sessions of a node that its listeners will not let in any more; it is told why.
+
+        Whether it is let in is the identity's to decide: see docs/connections.md.
+        """
+        if self.wiring is not None:
+            self.wiring.revoke(node, why)
+
     def next_turn(self, done: asyncio.Future[T]) -> asyncio.Future[T]:
         """A future that gets the outcome of one that is done in the next turn of the loop."""
         future: asyncio.Future[T] = self.loop.create_future()

@@ -301,3 +301,28 @@ def test_a_second_address_serves_what_the_first_does_not() -> None:
                     assert health.status == 200
 
     run(main())
+
+
+def test_a_node_that_is_revoked_loses_its_session_and_its_watchers_hear_it() -> None:
+    async def main() -> None:
+        deaths: asyncio.Queue[Down] = asyncio.Queue()
+        async with parent() as server, child("site-1", server) as site:
+            await site.spawn(Counter, name="counter")
+            watcher = await server.spawn(lambda: Watcher(deaths), name="watcher")
+            there = server.lookup("site-1/counter", Counter)
+            server.watch(server.cells[watcher.address.name], there)
+            assert await there.ask(Add(1)) == Total(1)
+            assert server.wiring is not None
+            keeper: Any = server.wiring.listeners[0]._listening.keeper
+            keeper.name_of = _revoked
+            try:
+                server.revoke("site-1", "its key was stolen")
+                assert (await deaths.get()).reason is Reason.UNREACHABLE
+            finally:
+                del keeper.name_of
+
+    run(main())
+
+
+def _revoked(*args: Any) -> str:
+    raise Refused("server", "revoked", "its key was stolen")
