@@ -187,10 +187,19 @@ class SessionLink:
 
     def close(self, reason: str = "") -> None:
         """End the session, and tell the peer; idempotent."""
-        self.dismiss("closed", reason or f"{self.name} has closed")
+        self._say_farewell("closed", reason or f"{self.name} has closed")
 
     def dismiss(self, code: str, text: str) -> None:
-        """End the session, and tell the peer why, by a word for programs and one for people."""
+        """End the session; tell the peer why, by a word for programs and a text for people.
+
+        The system is told as well, as for a link that is lost: this is not its own `close`.
+        """
+        if self._closed is None:
+            self._say_farewell(code, text)
+            if self._lost is not None:
+                self._lost(text)
+
+    def _say_farewell(self, code: str, text: str) -> None:
         if self._closed is not None:
             return
         connection = self._connection
