@@ -199,6 +199,7 @@ class Dialer:
         except RemoteProtocolError as error:
             connection.close(str(error))
             raise
+        link.confirm()
 
     def _disconnected(self, reason: str) -> None:
         self._dialing.news("link.broken", {"reason": reason})

@@ -70,7 +70,7 @@ class Listening:
         terms: This node's name and limits.
         registry: The messages that may come.
         keeper: Decides who may come in.
-        opened: Told of each new session's link.
+        opened: Told of each new session's link, once its peer has shown that it holds it.
         tls: The TLS context; its ALPN names are set here. None for plaintext.
         patience: How long sessions wait.
         caps: Bounds on strangers.
@@ -238,8 +238,6 @@ class Listener:
         )
         connection.send(Envelope(Kind.WELCOME, message=welcome))
         link.adopt(connection, (0, 0) if fresh else hello.received)
-        if fresh:
-            listening.opened(link)
 
     def _new(self, opened: Opened) -> SessionLink:
         listening = self._listening
@@ -252,6 +250,8 @@ class Listener:
             listening.patience,
             ended=lambda _: self._forget(session),
             bytes_per_s=listening.bytes_per_s,
+            # Not before: the peer may have given this connection up and be in by another door.
+            confirmed=listening.opened,
         )
         return link
 

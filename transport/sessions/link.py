@@ -74,6 +74,9 @@ class SessionLink:
         disconnected: Told when a connection has ended, with the reason.
         ended: Told once when the link is over, for whatever reason.
         bytes_per_s: A cap on bulk traffic, None for none.
+        confirmed: Told when the peer's first envelope shows that it holds the session; it may have
+            given up the connection, and have another session by another door. None where there
+            is nothing to wait for.
     """
 
     def __init__(
@@ -87,6 +90,7 @@ class SessionLink:
         disconnected: Callable[[str], object] = lambda _: None,
         ended: Callable[[str], object] = lambda _: None,
         bytes_per_s: float | None = None,
+        confirmed: Callable[[SessionLink], object] | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self.name = name
@@ -96,6 +100,7 @@ class SessionLink:
         self._patience = patience
         self._disconnected = disconnected
         self._ended = ended
+        self._confirmed = confirmed
         self._rate = None if bytes_per_s is None else Rate(bytes_per_s)
         self._control, self._bulk = Lane(), Lane()
         self._connection: Connection | None = None
@@ -265,6 +270,11 @@ class SessionLink:
         self._flush_due = True
         self._loop.call_soon(self._flush)
 
+    def confirm(self) -> None:
+        """Show the peer at once that this side holds the session."""
+        if self._connection is not None:
+            self._tell_received(self._connection)
+
     def writable(self) -> None:
         """See `Carried.writable`."""
         self._acknowledge()
@@ -348,6 +358,9 @@ class SessionLink:
 
     def arrived(self, envelopes: Sequence[Envelope]) -> None:
         """See `Carried.arrived`."""
+        if self._confirmed is not None:
+            confirmed, self._confirmed = self._confirmed, None
+            confirmed(self)
         fresh: list[Envelope] = []
         control, bulk = self._control, self._bulk
         try:

@@ -141,6 +141,8 @@ async def federation(proxy_for: Callable[[int], ChaosProxy]) -> AsyncGenerator[F
         running = asyncio.create_task(dialer.run())
         try:
             await dialer.first
+            while not servers:  # noqa: ASYNC110  # the listener is to have heard of it, too
+                await asyncio.sleep(0.001)
             yield Federation(listener, proxy, sites[0], servers[0])
             assert (len(sites), len(servers)) == (1, 1)
         finally:
