@@ -374,6 +374,8 @@ class SessionLink:
                     self._deliver(fresh)
                     fresh = []
                     self._hear(envelope)
+                    if self._closed is not None:
+                        return  # what follows is for nobody
                 elif not lane.accept(number):
                     self.duplicates += 1
         finally:
@@ -403,6 +405,8 @@ class SessionLink:
 
     def _hear(self, envelope: Envelope) -> None:
         """What the peer says about the session itself."""
+        if self._closed is not None:
+            return  # by what came just before it; the copies that it speaks of are gone
         message = envelope.message
         if isinstance(message, Received):
             self._control.acknowledge(message.control)

@@ -15,7 +15,7 @@ from covey.transport.sessions import link as link_module
 from covey.transport.sessions.connection import Connection
 from covey.transport.sessions.handshake import first_words_codec
 from covey.transport.sessions.link import FLYING_BYTES, QUEUED_BYTES, Patience
-from covey.transport.sessions.messages import Received
+from covey.transport.sessions.messages import Farewell, Received
 
 from .nodes import CODEC, Item, Pair, bulk, control, end, number_of, pair, settle
 from .pipes import Weather, pipe_pair
@@ -518,5 +518,22 @@ def test_statistics_count_over_all_connections() -> None:
         both.far.link.close()
         assert both.far.link.statistics().received_bytes >= sizes
         assert "closed" in repr(both.far.link)
+
+    simulate(main)
+
+
+@pytest.mark.parametrize("kind", [Kind.TELL, Kind.GOAWAY])
+def test_what_comes_together_with_the_end_is_passed_over(kind: Kind) -> None:
+    async def main() -> None:
+        alone = end("a", "b")
+        alone.start(lambda _: alone.link.close())
+        one, _ = pipe_pair()
+        alone.link.adopt(Connection(one, first_words_codec()), (0, 0))
+        alone.link.send(control(1))
+        await settle()
+        last = control(1) if kind is Kind.TELL else Envelope(kind, message=Farewell("closed", ""))
+        last.sequence = 1 if kind is Kind.TELL else 0
+        alone.link.arrived([last, Envelope(Kind.PING, message=Received(1, 0)), control(2)])
+        assert len(alone.ended) == 1
 
     simulate(main)
