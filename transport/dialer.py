@@ -22,6 +22,7 @@ from .sessions.handshake import (
     Credentials,
     Opened,
     Terms,
+    farewell,
     first_words_codec,
     introduce,
     session_registry,
@@ -172,6 +173,12 @@ class Dialer:
         if link is not None and link.closed is None and link.session == welcome.session:
             self._broken.clear()
             self._adopt(link, connection, welcome.received)
+            return
+        if welcome.session == opened.hello.session:
+            # It ended while it was asked for. A new link would count from one again, and the
+            # listener, which holds the old one, would drop what comes as known.
+            farewell(connection, "closed", f"{dialing.terms.node} has given the session up")
+            await self._open()
             return
         if link is not None:
             link.forget(f"{opened.peer} does not know the session any more")

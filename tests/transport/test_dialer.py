@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from itertools import pairwise
 from random import Random
+from typing import Any
 
 import pytest
 
@@ -19,6 +20,7 @@ from covey.transport.doors.pipe import Pipe, Presented
 from covey.transport.endpoint import DialerTLS, Endpoint
 from covey.transport.errors import Refused
 from covey.transport.listener import Listener, Listening
+from covey.transport.sessions.handshake import Opened
 from covey.transport.sessions.link import Patience, SessionLink
 from tests.chaos import ChaosProxy, Ending, Passage
 from tests.transport.sessions.nodes import REGISTRY, Believing, control, number_of, terms
@@ -245,6 +247,36 @@ def test_after_the_listener_has_forgotten_it_there_is_a_new_session_and_the_old_
         await asyncio.sleep(600)
         assert new.connections == 1  # nobody dials a second time for the same break
         assert len(scene.pipes) == 2
+
+    play(act)
+
+
+def test_a_session_that_ends_while_it_is_asked_for_is_followed_by_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    introduce = dialer_module.introduce
+
+    async def act(scene: Scene, dialer: Dialer) -> None:
+        await dialer.first
+        (old,) = scene.links
+        old.send(control(1))
+        await asyncio.sleep(1)
+
+        async def too_late(*args: Any) -> Opened:
+            opened = await introduce(*args)
+            old.forget("its lease is over")
+            return opened
+
+        monkeypatch.setattr(dialer_module, "introduce", too_late)
+        scene.pipes[-1].cut()
+        await asyncio.sleep(5)
+        _, new = scene.links
+        assert new.session != old.session
+        assert [link.session for link in scene.listener.sessions.values()] == [new.session]
+        new.send(control(2))
+        await asyncio.sleep(1)
+        assert new.received == (1, 0)  # its echo
+        assert scene.listener.sessions[new.session].duplicates == 0
 
     play(act)
 
