@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 
@@ -26,6 +27,15 @@ KINDS: Final = ("server", "site", "relay", "admin", "device", "job")
 
 #: Bytes of a certificate; ours have about 700.
 CERTIFICATE_BYTES: Final = 8 << 10
+
+#: What is raised, late where a part is read late, by certificates of a form or for keys that are
+#: not known; not all of it is a `ValueError`.
+UNREADABLE: Final = (
+    ValueError,
+    UnsupportedAlgorithm,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+)
 
 _SCHEME: Final = "spiffe://"
 _FEDERATION: Final = re.compile(r"[a-z0-9][a-z0-9._\-]{0,127}")
@@ -97,13 +107,21 @@ def certified(certificate: bytes) -> Certified:
     if len(certificate) > CERTIFICATE_BYTES:
         raise BadIdentity(f"a certificate of {len(certificate)} bytes is too large")
     try:
-        return read(x509.load_der_x509_certificate(certificate))
-    except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
+        parsed = x509.load_der_x509_certificate(certificate)
+    except UNREADABLE as error:
         raise BadIdentity(f"it is no certificate that can be read: {error}") from None
+    return read(parsed)
 
 
 def read(certificate: x509.Certificate) -> Certified:
     """As `certified`, of a certificate that has been parsed."""
+    try:
+        return _read(certificate)
+    except UNREADABLE as error:
+        raise BadIdentity(f"it is no certificate that can be read: {error}") from None
+
+
+def _read(certificate: x509.Certificate) -> Certified:
     extensions = certificate.extensions
     try:
         names = extensions.get_extension_for_class(x509.SubjectAlternativeName).value

@@ -30,7 +30,14 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 
-from .certificates import CERTIFICATE_BYTES, Certified, certificates_of, der_of, read
+from .certificates import (
+    CERTIFICATE_BYTES,
+    UNREADABLE,
+    Certified,
+    certificates_of,
+    der_of,
+    read,
+)
 from .errors import (
     BadKeyFiles,
     BadToken,
@@ -184,7 +191,10 @@ def verify(
     leaf, *between = _parsed(token.chain)
     _check_signature(token, leaf)
     _check_time(token, now)
-    found = _check_certificate(leaf, between, roots, datetime.fromtimestamp(now, UTC))
+    try:
+        found = _check_certificate(leaf, between, roots, datetime.fromtimestamp(now, UTC))
+    except UNREADABLE as error:
+        raise BadToken(f"it carries what is no certificate: {error}") from None
     if not token.name == found.identity.name == name:
         text = f"{name} shows a token of {token.name}, signed by {found.identity.name}"
         raise TokenName(text)
@@ -194,7 +204,7 @@ def verify(
 def _parsed(chain: Sequence[bytes]) -> list[x509.Certificate]:
     try:
         return [x509.load_der_x509_certificate(der) for der in chain]
-    except ValueError as error:
+    except UNREADABLE as error:
         raise BadToken(f"it carries what is no certificate: {error}") from None
 
 
@@ -209,7 +219,7 @@ def _check_signature(token: Token, leaf: x509.Certificate) -> None:
             raise BadToken(f"tokens are signed by {_KEYS} keys")
     except InvalidSignature:
         raise BadToken("the signature is not of the certificate's key") from None
-    except ValueError as error:
+    except UNREADABLE as error:
         raise BadToken(f"its key cannot be used: {error}") from None
 
 
@@ -233,7 +243,7 @@ def _check_certificate(
         raise Expired(f"the certificate is valid from {leaf.not_valid_before_utc} to {ends}")
     try:
         usage = leaf.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
-    except (x509.ExtensionNotFound, ValueError):
+    except x509.ExtensionNotFound:
         usage = x509.ExtendedKeyUsage([])
     if ExtendedKeyUsageOID.CLIENT_AUTH not in usage:
         raise WrongKind("the certificate is not for dialing")

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.asymmetric.utils import (
     decode_dss_signature,
@@ -16,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import (
 from hypothesis import given
 from hypothesis import strategies as st
 
+from covey.security.certificates import certified, read
 from covey.security.errors import (
     BadIdentity,
     BadKeyFiles,
@@ -211,6 +213,35 @@ def test_a_certificate_without_a_name_is_refused_in_a_token(authority: Authority
     signer._chain = (der_of(authority.issue("site", "site-1", key=key, uris=["https://a.b"])),)
     with pytest.raises(BadIdentity):
         check(signer.sign(BINDING, NOW), authority)
+
+
+@pytest.mark.parametrize(
+    ("part", "instead"),
+    [
+        ("06072a8648ce3d0201", "06072a8648ce3d0209"),  # the kind of a key
+        ("06082a8648ce3d030107", "06082a8648ce3d030177"),  # its curve
+        ("0603551d0e", "0603551d25"),  # an extension's name, which is there twice then
+    ],
+    ids=["key", "curve", "extension"],
+)
+def test_a_certificate_that_cannot_be_read_is_refused(
+    authority: Authority, part: str, instead: str
+) -> None:
+    files = authority.issue("site", "site-1")
+    odd = der_of(files).replace(bytes.fromhex(part), bytes.fromhex(instead))
+    signer = Signer(files)
+    signer._chain = (odd,)
+    with pytest.raises(BadToken):
+        check(signer.sign(BINDING, NOW), authority)
+
+
+def test_a_doubled_extension_names_nobody(authority: Authority) -> None:
+    whole = der_of(authority.issue("site", "site-1"))
+    odd = whole.replace(bytes.fromhex("0603551d0e"), bytes.fromhex("0603551d25"))
+    with pytest.raises(BadIdentity):
+        certified(odd)
+    with pytest.raises(BadIdentity):
+        read(x509.load_der_x509_certificate(odd))
 
 
 def test_keys_that_do_not_fit_are_found_at_once(authority: Authority) -> None:
