@@ -126,6 +126,7 @@ class Dialer:
         self._link: SessionLink | None = None
         self._broken = asyncio.Event()
         self._standing = Standing()
+        self._stopped = False
         self._random = random.Random()
         self._first: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         # What was said of each door last, so that a log has each reason once.
@@ -136,12 +137,16 @@ class Dialer:
         """Done when the first session is open; fails if the listener will never let us in."""
         return self._first
 
+    def stop(self) -> None:
+        """Dial no more: what session there is lives until its connection breaks."""
+        self._stopped = True
+
     async def run(self) -> None:
-        """Keep a session until cancelled, which ends it."""
+        """Keep a session until cancelled, which ends it, or until the first break after `stop`."""
         shortest, longest = self._dialing.retry_s
         pause, clock = shortest, asyncio.get_running_loop().time
         try:
-            while True:
+            while not self._stopped:
                 try:
                     await self._open()
                 except Refused as error:
@@ -154,6 +159,8 @@ class Dialer:
                 else:
                     began = clock()
                     await self._broken.wait()
+                    if self._stopped:
+                        return
                     if clock() - began > pause:  # else the listener may be in trouble
                         pause = shortest
                     pause = min(pause, BROKEN_S)  # but it is there, and lets us in

@@ -441,6 +441,8 @@ class System:
         """End as a crash would: no drain, no hooks, no goodbye; for simulations."""
         self._closing = True
         self.aborted = True
+        if self.wiring is not None:
+            self.wiring.leave()
         self.border.close()
         await self._cancel_all("crashed")
         self._close()

@@ -128,6 +128,7 @@ class Wiring:
         self._wire = wire
         self._endpoint = None if connect is None else Endpoint.parse(connect, doors=wire.doors)
         self._listens = [(each, address_of(each.address)) for each in listen]
+        self._dialer: Dialer | None = None
         self._running: asyncio.Task[None] | None = None
         #: Where this system listens, in the order of `listen`.
         self.listeners: list[Listener] = []
@@ -157,7 +158,8 @@ class Wiring:
                 bytes_per_s=wire.bytes_per_s,
                 news=self._news,
             )
-            await self._dial(Dialer(dialing), self._endpoint)
+            self._dialer = Dialer(dialing)
+            await self._dial(self._dialer, self._endpoint)
 
     async def _listen(
         self, listen: Listen, address: tuple[str, int], terms: Terms, patience: Patience
@@ -226,14 +228,14 @@ class Wiring:
         return self._identity.carries(peer)
 
     def leave(self) -> None:
-        """Dial no more."""
-        if self._running is not None:
-            self._running.cancel()
+        """Dial no more; the session that there is lives on, so that what waits is answered."""
+        if self._dialer is not None:
+            self._dialer.stop()
 
     async def close(self) -> None:
         """Dial and listen no more, and end all sessions; idempotent."""
-        self.leave()
         if self._running is not None:
+            self._running.cancel()
             with suppress(asyncio.CancelledError):
                 await asyncio.wait([self._running])
         for listener in self.listeners:

@@ -20,7 +20,7 @@ from covey.transport.doors.pipe import Pipe, Presented
 from covey.transport.endpoint import DialerTLS, Endpoint
 from covey.transport.errors import Refused
 from covey.transport.listener import Listener, Listening
-from covey.transport.sessions.handshake import Opened
+from covey.transport.sessions.handshake import Opened, introduce
 from covey.transport.sessions.link import Patience, SessionLink
 from tests.chaos import ChaosProxy, Ending, Passage
 from tests.transport.sessions.nodes import REGISTRY, Believing, control, number_of, terms
@@ -254,8 +254,6 @@ def test_after_the_listener_has_forgotten_it_there_is_a_new_session_and_the_old_
 def test_a_session_that_ends_while_it_is_asked_for_is_followed_by_another(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    introduce = dialer_module.introduce
-
     async def act(scene: Scene, dialer: Dialer) -> None:
         await dialer.first
         (old,) = scene.links
@@ -332,6 +330,22 @@ def test_a_dialer_that_is_cancelled_says_goodbye() -> None:
         assert scene.pipes[0].over is not None
 
     simulate(main)
+
+
+def test_a_dialer_that_is_stopped_keeps_its_session_and_dials_no_more() -> None:
+    async def act(scene: Scene, dialer: Dialer) -> None:
+        await dialer.first
+        dialer.stop()
+        (link,) = scene.links
+        link.send(control(1))
+        await asyncio.sleep(60)
+        assert link.closed is None
+        assert link.received == (1, 0)  # its echo
+        scene.pipes[-1].cut()
+        await asyncio.sleep(60)
+        assert len(scene.pipes) == 1
+
+    play(act)
 
 
 def test_an_encrypted_address_without_a_context_cannot_be_dialed() -> None:

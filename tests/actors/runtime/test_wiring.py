@@ -49,6 +49,11 @@ class Read(Pull["Counter", Part], id=1203):
     size: int
 
 
+@dataclass(frozen=True, slots=True)
+class Work(Message["Slow", Total], id=1204):
+    number: int
+
+
 class Counter(Actor):
     """Adds up, and streams."""
 
@@ -68,6 +73,19 @@ class Counter(Actor):
             yield Part(index, bytes([index % 256]) * msg.size)
 
 
+class Slow(Actor):
+    """Answers when the test says so."""
+
+    def __init__(self, begun: asyncio.Event, go: asyncio.Event) -> None:
+        self.begun, self.go = begun, go
+
+    @handles
+    async def work(self, msg: Work) -> Total:
+        self.begun.set()
+        await self.go.wait()
+        return Total(msg.number)
+
+
 class Watcher(Actor):
     """Keeps the deaths that it hears of."""
 
@@ -80,7 +98,7 @@ class Watcher(Actor):
 
 
 def registry() -> Registry:
-    made = Registry(*runtime_messages(), Add, Total, Part, Read)
+    made = Registry(*runtime_messages(), Add, Total, Part, Read, Work)
     made.freeze()
     return made
 
@@ -201,6 +219,24 @@ def test_a_parent_that_leaves_says_so_and_its_watchers_hear_it(on_loop: Runner) 
             down = await deaths.get()
             assert down.address == "server/counter"
             assert down.reason in (Reason.STOPPED, Reason.UNREACHABLE)
+
+    on_loop(main())
+
+
+def test_a_site_that_is_at_work_when_it_exits_answers(on_loop: Runner) -> None:
+    async def main() -> None:
+        begun, go = asyncio.Event(), asyncio.Event()
+        async with parent() as server:
+            site = child("site-1", server)
+            await site.__aenter__()
+            await site.spawn(lambda: Slow(begun, go), name="slow")
+            answer = server.lookup("site-1/slow", Slow).ask(Work(7))
+            await begun.wait()
+            leaving = asyncio.create_task(site.__aexit__(None, None, None))
+            await asyncio.sleep(0)  # it drains
+            go.set()
+            assert await answer == Total(7)
+            await leaving
 
     on_loop(main())
 
