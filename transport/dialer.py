@@ -142,7 +142,11 @@ class Dialer:
         self._stopped = True
 
     async def run(self) -> None:
-        """Keep a session until cancelled, which ends it, or until the first break after `stop`."""
+        """Keep a session until cancelled, which ends it, or until the first break after `stop`.
+
+        Raises:
+            Exception: Before the first session: something is wrong with files or settings.
+        """
         shortest, longest = self._dialing.retry_s
         pause, clock = shortest, asyncio.get_running_loop().time
         try:
@@ -225,8 +229,11 @@ class Dialer:
         Raises:
             Refused: The listener refuses whoever this is, whichever door is taken.
             Unreached: No door leads to it.
+            Exception: What else befell a door while there was no session yet: files or settings
+                that are wrong. Later they have been right once, and may be again.
         """
         reasons: dict[str, str] = {}
+        fault: Exception | None = None
         for door in self._dialing.endpoint.doors:
             try:
                 async with asyncio.timeout(self._dialing.door_s):
@@ -237,13 +244,18 @@ class Dialer:
                 if error.code in FINAL_CODES:
                     raise
                 reasons[door] = str(error)
-            except (OSError, TransportError) as error:
+            except (OSError, TransportError, UnicodeError) as error:  # the last for a host's name
                 reasons[door] = str(error) or type(error).__name__
+            except Exception as error:
+                reasons[door] = f"{type(error).__name__}: {error}"
+                fault = error
             else:
                 for name, why in reasons.items():
                     self._tell_once(name, "door.closed", why)
                 self._said = dict(reasons)
                 return found
+        if fault is not None and not self._first.done():
+            raise fault
         raise Unreached(str(self._dialing.endpoint), reasons)
 
     async def _try(self, door: str) -> tuple[Connection, Opened]:

@@ -139,6 +139,7 @@ class Wiring:
         Raises:
             OSError: The address to listen on is taken, or may not be used.
             Refused: The parent, or this side, will not have the other.
+            Exception: What is wrong with this node's files, as its identity says it.
         """
         wire, identity = self._wire, self._identity
         terms = Terms(self._system.name, wire.limits)
@@ -187,23 +188,34 @@ class Wiring:
         log.info("listener.open", system=self._system.name, port=listener.port)
 
     async def _dial(self, dialer: Dialer, endpoint: Endpoint) -> None:
-        self._running = asyncio.get_running_loop().create_task(dialer.run())
-        waited = 0.0
+        self._running = running = asyncio.get_running_loop().create_task(dialer.run())
+        running.add_done_callback(self._over)
+        waited, either = 0.0, asyncio.FIRST_COMPLETED
         try:
-            while not dialer.first.done():
-                await asyncio.wait([dialer.first], timeout=TELL_S)
+            while not (dialer.first.done() or running.done()):
+                done, _ = await asyncio.wait(
+                    [dialer.first, running], timeout=TELL_S, return_when=either
+                )
                 waited += TELL_S
-                if not dialer.first.done():
+                if not done:
                     log.warning(
                         "link.waiting",
                         system=self._system.name,
                         endpoint=str(endpoint),
                         waited_s=round(waited),
                     )
+            if not dialer.first.done():
+                running.result()
             dialer.first.result()
         except BaseException:
             await self.close()
             raise
+
+    def _over(self, running: asyncio.Task[None]) -> None:
+        """The dialer has ended: nobody dials any more."""
+        error = None if running.cancelled() else running.exception()
+        if error is not None:
+            log.error("dialer.failed", system=self._system.name, error=repr(error))
 
     def _adopt(self, link: SessionLink) -> None:
         self._system.attach(link, default=True)

@@ -123,6 +123,14 @@ async def refused() -> Pipe:
     raise ConnectionRefusedError(111, "Connection refused")
 
 
+class BadKey(Exception):
+    """As an identity has it for its files."""
+
+
+async def no_key() -> Pipe:
+    raise BadKey("key.pem is half written")
+
+
 async def no_answer() -> Pipe:
     await asyncio.Event().wait()
     raise AssertionError
@@ -221,6 +229,44 @@ def test_a_final_refusal_ends_the_round_and_fails_the_first(code: str) -> None:
 
     scene = play(act, code)
     assert scene.told("link.refused")[0]["code"] == code
+
+
+def test_what_is_wrong_on_this_side_ends_the_start() -> None:
+    async def main() -> None:
+        scene = Scene(listener(), Refusing())
+        scene.blocked.update(dict.fromkeys(DOORS, no_key))
+        with pytest.raises(BadKey, match="half written"):
+            await scene.dialer().run()
+        assert [door for door, _ in scene.tried] == list(DOORS)
+
+    simulate(main)
+
+
+def test_what_goes_wrong_on_this_side_later_is_told_and_tried_again() -> None:
+    async def act(scene: Scene, dialer: Dialer) -> None:
+        await dialer.first
+        scene.blocked.update(dict.fromkeys(DOORS, no_key))
+        scene.pipes[-1].cut()
+        await asyncio.sleep(60)
+        scene.blocked.clear()
+        await asyncio.sleep(60)
+        assert scene.links[0].connections == 2
+
+    scene = play(act)
+    (unreached,) = scene.told("link.unreached")
+    assert "fast: BadKey: key.pem is half written" in str(unreached["reason"])
+
+
+def test_a_host_that_has_no_name_is_a_host_that_is_not_reached() -> None:
+    async def act(scene: Scene, dialer: Dialer) -> None:
+        async def nameless() -> Pipe:
+            raise UnicodeError("label empty or too long")
+
+        scene.blocked.update(dict.fromkeys(DOORS, nameless))
+        await asyncio.sleep(60)
+        assert not dialer.first.done()
+
+    assert "label empty" in str(play(act).told("link.unreached"))
 
 
 def test_any_other_refusal_leads_to_the_next_door() -> None:

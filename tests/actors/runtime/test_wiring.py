@@ -292,6 +292,19 @@ def test_a_listener_that_refuses_ends_the_start() -> None:
     run(main())
 
 
+def test_files_that_are_wrong_end_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def no_key(*args: Any) -> None:
+        raise RuntimeError("key.pem is half written")
+
+    async def main() -> None:
+        async with parent() as server:
+            monkeypatch.setattr("covey.transport.dialer.dial", no_key)
+            with pytest.raises(RuntimeError, match="half written"):
+                await child("site-1", server).__aenter__()
+
+    run(main())
+
+
 def test_addresses_to_listen_on() -> None:
     assert address_of(":443") == ("", 443)
     assert address_of("127.0.0.1:0") == ("127.0.0.1", 0)
