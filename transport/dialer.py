@@ -27,7 +27,7 @@ from .sessions.handshake import (
     introduce,
     session_registry,
 )
-from .sessions.link import Patience, SessionLink
+from .sessions.link import REPLACED, Patience, SessionLink
 
 #: Seconds that a door has, from the first packet to the listener's welcome. A door that is blocked
 #: without a word costs this; the next one is tried then.
@@ -168,6 +168,8 @@ class Dialer:
                     if clock() - began > pause:  # else the listener may be in trouble
                         pause = shortest
                     pause = min(pause, BROKEN_S)  # but it is there, and lets us in
+                    if self._link is not None and self._link.ended_with == REPLACED:
+                        pause = longest  # by another of this name, which it would replace in turn
                 await asyncio.sleep(pause * self._random.uniform(0.5, 1.0))
                 pause = min(longest, pause * 2)
         finally:
@@ -203,7 +205,7 @@ class Dialer:
             codec,
             patience,
             disconnected=self._disconnected,
-            ended=lambda _: self._broken.set(),
+            ended=self._ended,
             bytes_per_s=dialing.bytes_per_s,
         )
         self._adopt(link, connection, (0, 0))
@@ -218,6 +220,12 @@ class Dialer:
             connection.close(str(error))
             raise
         link.confirm()
+
+    def _ended(self, reason: str) -> None:
+        link = self._link
+        if link is not None and link.ended_with:
+            self._dialing.news("link.ended", {"code": link.ended_with, "reason": reason})
+        self._broken.set()
 
     def _disconnected(self, reason: str) -> None:
         self._dialing.news("link.broken", {"reason": reason})

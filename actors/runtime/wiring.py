@@ -21,7 +21,7 @@ from covey.transport.endpoint import DialerTLS, Endpoint
 from covey.transport.listener import Listener, Listening
 from covey.transport.routes import Routes
 from covey.transport.sessions.handshake import Credentials, Doorkeeper, Terms
-from covey.transport.sessions.link import Patience, SessionLink
+from covey.transport.sessions.link import CLOSED, REPLACED, Patience, SessionLink
 
 from .log import log
 
@@ -170,7 +170,7 @@ class Wiring:
             terms,
             self._registry,
             identity.doorkeeper,
-            self._system.attach,
+            self._attach,
             tls=identity.listener_tls,
             patience=patience,
             caps=wire.caps,
@@ -216,6 +216,16 @@ class Wiring:
         error = None if running.cancelled() else running.exception()
         if error is not None:
             log.error("dialer.failed", system=self._system.name, error=repr(error))
+
+    def _attach(self, link: SessionLink) -> None:
+        """Use a link of a listener's; one whose place it takes says so when it is closed."""
+        old = self._system.border.links.get(link.peer)
+        if not isinstance(old, SessionLink):
+            self._system.attach(link)
+            return
+        old.parting = REPLACED
+        self._system.attach(link)
+        old.parting = CLOSED  # it may have kept its place
 
     def _adopt(self, link: SessionLink) -> None:
         self._system.attach(link, default=True)

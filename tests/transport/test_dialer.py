@@ -21,7 +21,7 @@ from covey.transport.endpoint import DialerTLS, Endpoint
 from covey.transport.errors import Refused
 from covey.transport.listener import Listener, Listening
 from covey.transport.sessions.handshake import Opened, introduce
-from covey.transport.sessions.link import Patience, SessionLink
+from covey.transport.sessions.link import REPLACED, Patience, SessionLink
 from tests.chaos import ChaosProxy, Ending, Passage
 from tests.transport.sessions.nodes import REGISTRY, Believing, control, number_of, terms
 from tests.transport.sessions.pipes import MemoryPipe, pipe_pair
@@ -359,6 +359,22 @@ def test_a_link_that_its_system_closes_is_followed_by_a_new_session() -> None:
         assert scene.lost == []
 
     play(act)
+
+
+def test_a_dialer_whose_place_another_took_says_so_and_takes_its_time() -> None:
+    async def act(scene: Scene, dialer: Dialer) -> None:
+        await dialer.first
+        (link,) = scene.listener.sessions.values()
+        link.parting = REPLACED
+        link.close("replaced by a new link")
+        await asyncio.sleep(14)
+        assert len(scene.pipes) == 1
+        await asyncio.sleep(17)
+        assert len(scene.links) == 2
+
+    scene = play(act)
+    ended = {"code": "replaced", "reason": "replaced by a new link"}
+    assert scene.told("link.ended") == [ended]
 
 
 def test_a_dialer_that_is_cancelled_says_goodbye() -> None:

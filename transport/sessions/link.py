@@ -42,6 +42,10 @@ FLYING_BYTES: Final = 2 << 20
 ACKNOWLEDGED_BYTES: Final = 512 << 10
 ACKNOWLEDGED_ENVELOPES: Final = 256
 
+#: How a farewell says that the link was closed, or that another session of the node took its place.
+CLOSED: Final = "closed"
+REPLACED: Final = "replaced"
+
 
 @dataclass(frozen=True, slots=True)
 class Patience:
@@ -108,6 +112,10 @@ class SessionLink:
         self._lost: Callable[[str], None] | None = None
         self._early: list[Envelope] = []
         self._closed: str | None = None
+        #: The word for programs with which `close` says farewell.
+        self.parting = CLOSED
+        #: The word with which the peer has ended it; empty if it has not.
+        self.ended_with = ""
         self._waiters = Waiters()
         self._flush_due = False
         self._rested: asyncio.TimerHandle | None = None
@@ -192,7 +200,7 @@ class SessionLink:
 
     def close(self, reason: str = "") -> None:
         """End the session, and tell the peer; idempotent."""
-        self._say_farewell("closed", reason or f"{self.name} has closed")
+        self._say_farewell(self.parting, reason or f"{self.name} has closed")
 
     def dismiss(self, code: str, text: str) -> None:
         """End the session; tell the peer why, by a word for programs and a text for people.
@@ -209,7 +217,7 @@ class SessionLink:
             return
         connection = self._connection
         if connection is not None:
-            if code == "closed":
+            if code in (CLOSED, REPLACED):
                 self._write_all(connection)
             connection.send(Envelope(Kind.GOAWAY, message=Farewell(code, text[:1000])))
             connection.close(text)
@@ -416,6 +424,7 @@ class SessionLink:
             if self._bulk.waiting:
                 self._flush()
         elif isinstance(message, Farewell):
+            self.ended_with = message.code or CLOSED
             self._fail(message.text or f"ended by {self.peer}")
         else:
             raise RemoteProtocolError("sequence", f"a {envelope.kind.name} has none")

@@ -253,6 +253,22 @@ def test_a_child_that_comes_back_takes_its_own_place(on_loop: Runner) -> None:
     on_loop(main())
 
 
+def test_a_child_whose_place_another_takes_is_told_so() -> None:
+    async def main() -> None:
+        deaths: asyncio.Queue[Down] = asyncio.Queue()
+        async with parent() as server, child("site-1", server) as first:
+            await server.spawn(Counter, name="counter")
+            watcher = await first.spawn(lambda: Watcher(deaths), name="watcher")
+            first.watch(first.cells[watcher.address.name], first.lookup("server/counter", Counter))
+            link: Any = first.border.links["server"]
+            async with child("site-1", server) as second:
+                await second.lookup("server/counter", Counter).ask(Add(1))
+                assert (await deaths.get()).reason is Reason.UNREACHABLE
+                assert link.ended_with == "replaced"
+
+    run(main())
+
+
 def test_a_peer_with_smaller_limits_is_sent_nothing_larger() -> None:
     from covey.transport import Limits
 
