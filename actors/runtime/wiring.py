@@ -12,7 +12,9 @@ import ssl
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
+from weakref import WeakKeyDictionary
 
 from covey.transport import Limits, Registry
 from covey.transport.admission import Caps
@@ -128,6 +130,8 @@ class Wiring:
         self._wire = wire
         self._endpoint = None if connect is None else Endpoint.parse(connect, doors=wire.doors)
         self._listens = [(each, address_of(each.address)) for each in listen]
+        # What a peer may do is for its listener's identity to say; the parent is not in here.
+        self._let_in_by: WeakKeyDictionary[SessionLink, Identity] = WeakKeyDictionary()
         self._dialer: Dialer | None = None
         self._running: asyncio.Task[None] | None = None
         #: Where this system listens, in the order of `listen`.
@@ -170,7 +174,7 @@ class Wiring:
             terms,
             self._registry,
             identity.doorkeeper,
-            self._attach,
+            partial(self._attach, identity),
             tls=identity.listener_tls,
             patience=patience,
             caps=wire.caps,
@@ -217,8 +221,9 @@ class Wiring:
         if error is not None:
             log.error("dialer.failed", system=self._system.name, error=repr(error))
 
-    def _attach(self, link: SessionLink) -> None:
+    def _attach(self, identity: Identity, link: SessionLink) -> None:
         """Use a link of a listener's; one whose place it takes says so when it is closed."""
+        self._let_in_by[link] = identity
         old = self._system.border.links.get(link.peer)
         if not isinstance(old, SessionLink):
             self._system.attach(link)
@@ -246,8 +251,11 @@ class Wiring:
             listener.revoke(node, why)
 
     def carries(self, peer: str) -> bool:
-        """Whether a peer may speak for nodes behind it."""
-        return self._identity.carries(peer)
+        """Whether a peer may speak for nodes behind it: whoever let it in says so."""
+        link, identity = self._system.border.links.get(peer), self._identity
+        if isinstance(link, SessionLink):
+            identity = self._let_in_by.get(link, identity)
+        return identity.carries(peer)
 
     def leave(self) -> None:
         """Dial no more; the session that there is lives on, so that what waits is answered."""

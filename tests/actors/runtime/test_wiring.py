@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -364,6 +365,34 @@ def test_a_second_address_serves_what_the_first_does_not() -> None:
                     assert here.status in (403, 404)
                 async with session.get(f"http://127.0.0.1:{first}/healthz") as health:
                     assert health.status == 200
+
+    run(main())
+
+
+def test_whose_peers_speak_for_others_is_for_the_listener_that_let_them_in() -> None:
+    from covey.actors.runtime.loopback import Loopback
+    from covey.actors.runtime.wiring import Listen
+
+    class Trusting(Loopback):
+        def carries(self, peer: str) -> bool:
+            return True
+
+    class Strict(Loopback):
+        def carries(self, peer: str) -> bool:
+            return False
+
+    async def main() -> None:
+        listen = [Listen("127.0.0.1:0"), Listen("127.0.0.1:0", identity=Trusting())]
+        made = registry()
+        async with System("server", registry=made, listen=listen, identity=Strict()) as server:
+            assert server.wiring is not None
+            await server.spawn(Counter, name="counter")
+            async with AsyncExitStack() as stack:
+                for name, listener in zip(("site", "relay"), server.wiring.listeners, strict=True):
+                    url = f"covey+plain://127.0.0.1:{listener.port}"
+                    node = await stack.enter_async_context(System(name, registry=made, connect=url))
+                    await node.lookup("server/counter", Counter).ask(Add(1))
+                assert [server.carries(name) for name in ("site", "relay")] == [False, True]
 
     run(main())
 
