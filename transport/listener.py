@@ -217,8 +217,11 @@ class Listener:
             farewell(connection, "protocol", str(error))
         except LinkClosed:
             self.refusals.add("left", f"{address}: it left before its session was open")
+        except Exception as error:  # of a doorkeeper's, or of ours: one peer's end, not more
+            self.refusals.add("failed", f"{address}: {error!r}")
+            farewell(connection, "failed", "it failed here")
         except BaseException:
-            connection.break_off("the listener has closed, or failed")
+            connection.break_off("the listener has closed")
             raise
 
     def _welcome(self, connection: Connection, opened: Opened) -> None:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from covey.transport import Envelope, Kind
 from covey.transport import listener as listener_module
-from covey.transport.admission import Caps
+from covey.transport.admission import Caps, Refusals
 from covey.transport.codec import MAGIC
 from covey.transport.dialer import Dialer, Dialing
 from covey.transport.doors.pipe import Presented
@@ -45,6 +45,8 @@ class Choosing(Believing):
     def name_of(self, presented: Presented, claimed: str) -> str | None:
         if not claimed.startswith("site"):
             raise Refused("server", "identity", f"{claimed} is unknown")
+        if claimed == "site-odd":
+            raise ArithmeticError("a secret")
         return claimed
 
 
@@ -292,6 +294,27 @@ def test_revoking_a_name_ends_its_sessions_and_no_other(run: Runner) -> None:
             assert b"its key was stolen" in said
             assert [link.peer for link in listener.sessions.values()] == ["site-0"]
             assert listener.refusals.counts == {"revoked": 1}
+
+    run(main)
+
+
+def test_a_doorkeeper_that_fails_is_told_without_details_and_counted(run: Runner) -> None:
+    async def main() -> None:
+        unheard: list[object] = []
+        details: list[str] = []
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: unheard.append(context))
+        async with listening() as listener:
+            listener.refusals = Refusals(lambda reason, count, detail: details.append(detail))
+            reader, writer = await caller(listener.port)
+            writer.write(hello("site-odd"))
+            said = await hung_up_on(reader, writer)
+            assert b"failed" in said
+            assert b"secret" not in said
+            assert listener.refusals.counts == {"failed": 1}
+            assert "ArithmeticError" in details[0]
+        gc.collect()
+        assert not unheard
 
     run(main)
 
