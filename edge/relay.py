@@ -15,15 +15,32 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Final
 
-from covey.actors.runtime import Actor, Message, System, Unreachable, handles, runtime_messages
-from covey.actors.runtime.faults import fault
-from covey.actors.runtime.message import Down, Reachable, Reason
+from covey.actors.runtime import Actor, Message, Rejected, System, handles, runtime_messages
+from covey.actors.runtime.message import Reachable
 from covey.actors.runtime.wiring import Identity, Wire
 from covey.transport import Envelope, Kind, Link, Record, TransportError
 from covey.transport.opaque import OpaqueRegistry
 
 #: Nodes named in one message: it stays far below the limit of an array.
 _NAMED: Final = 1000
+
+#: Kinds that pass: all that actors say to each other, and nothing that nodes do.
+_PASSING: Final = frozenset(
+    {
+        Kind.TELL,
+        Kind.ASK,
+        Kind.REPLY,
+        Kind.ERROR,
+        Kind.OPEN,
+        Kind.CREDIT,
+        Kind.CHUNK,
+        Kind.END,
+        Kind.CANCEL,
+        Kind.DOWN,
+        Kind.WATCH,
+        Kind.UNWATCH,
+    }
+)
 
 #: The name of a relay's actor on its node.
 ACTOR: Final = "relay"
@@ -58,51 +75,45 @@ def relay_messages() -> tuple[type[Record], ...]:
     return (CountTraffic, RelayStatistics)
 
 
-class Relay(Actor):
-    """Hands on envelopes between the links of its system; see `Forwarder`.
+class Forwarding:
+    """Hands on envelopes between the links of a system, up and down; see `Forwarder`.
 
-    What passes through does not go through its mailbox: it is handed on as it comes.
+    What passes does not go through a mailbox: it is handed on as it comes. Nodes below a relay
+    reach what is above it, not each other.
+
+    Attributes:
+        forwarded: Envelopes handed on.
+        refused: Those that could not be.
     """
 
-    def __init__(self) -> None:
-        """Stand between the parent of its system and all others."""
-        self._forwarded = self._refused = 0
-
-    async def started(self) -> None:
-        """Begin, and tell everybody who is reached through this node."""
-        border = self.ctx.system.border
-        border.forwarder = self
-        for peer in list(border.links):
-            self.joined(peer, (peer, *border.routes.behind(peer)))
-
-    async def stopping(self, reason: str) -> None:
-        """Hand on nothing more."""
-        self.ctx.system.border.forwarder = None
-
-    @handles
-    def count(self, msg: CountTraffic) -> RelayStatistics:
-        """Say what has passed."""
-        border = self.ctx.system.border
-        parent = self._parent if self._parent in border.links else ""
-        behind = sum(len(border.routes.behind(child)) for child in self._children())
-        children = sum(1 for _ in self._children())
-        return RelayStatistics(parent, children, behind, self._forwarded, self._refused)
+    def __init__(self, system: System) -> None:
+        """Hand on what comes to `system` and is for others."""
+        self._system = system
+        self.forwarded = self.refused = 0
 
     @property
-    def _parent(self) -> str:
-        return self.ctx.system.border.parent or ""
+    def parent(self) -> str:
+        """The parent's node, empty while it is not known."""
+        return self._system.border.parent or ""
 
-    def _children(self) -> Iterator[str]:
-        return (peer for peer in self.ctx.system.border.links if peer != self._parent)
+    def children(self) -> list[str]:
+        """Nodes that are linked to this one, but for the parent."""
+        return [peer for peer in self._system.border.links if peer != self.parent]
 
     # What passes -------------------------------------------------------------
 
     def forward(self, source: Link, origin: str, envelope: Envelope) -> None:
         """See `Forwarder.forward`."""
-        to = envelope.to.partition("/")[0]
-        link = self.ctx.system.border.route(to)
+        if envelope.kind not in _PASSING:
+            self.refused += 1
+            return
+        link = self._system.border.route(envelope.to.partition("/")[0])
+        parent = self.parent
         if link is None or link is source:
             self._return(source, origin, envelope, "the relay has no way to its node")
+            return
+        if parent not in (source.peer, link.peer):
+            self._return(source, origin, envelope, "nodes below a relay do not reach each other")
             return
         if not envelope.sender:
             envelope.sender = origin
@@ -111,44 +122,31 @@ class Relay(Actor):
         except TransportError as error:
             self._return(source, origin, envelope, str(error))
         else:
-            self._forwarded += 1
+            self.forwarded += 1
 
     def _return(self, source: Link, origin: str, envelope: Envelope, why: str) -> None:
-        """Tell whoever waits for an answer that there will be none."""
-        self._refused += 1
-        error = fault(Unreachable(envelope.to, why))
-        name, number = self.ctx.system.name, envelope.id
-        answer: Envelope | None = None
-        if envelope.kind is Kind.ASK:
-            answer = Envelope(Kind.ERROR, origin, name, number, error)
-        elif envelope.kind is Kind.OPEN:
-            answer = Envelope(Kind.END, origin, name, number, error)
-        elif envelope.kind is Kind.WATCH:
-            down = Down(envelope.to, Reason.UNREACHABLE, why)
-            answer = Envelope(Kind.DOWN, envelope.sender, name, number, down)
-        if answer is not None:
-            self.ctx.system.border.try_send(source, answer)
+        self.refused += 1
+        self._system.border.try_answer(source, origin, envelope, why)
 
     # Who is where ------------------------------------------------------------
 
     def joined(self, peer: str, nodes: tuple[str, ...]) -> None:
         """See `Forwarder.joined`."""
-        border = self.ctx.system.border
-        if peer == self._parent:
-            for child in list(self._children()):
+        routes, parent = self._system.border.routes, self.parent
+        if peer == parent:
+            for child in self.children():
                 self._announce(child, nodes)
             if peer in nodes:  # a new session: it knows nobody
-                for child in list(self._children()):
-                    self._announce(peer, (child, *border.routes.behind(child)))
+                for child in self.children():
+                    self._announce(peer, (child, *routes.behind(child)))
             return
-        self._announce(self._parent, nodes)
-        if peer in nodes and self._parent in border.links:
-            self._announce(peer, (self._parent, *border.routes.behind(self._parent)))
+        self._announce(parent, nodes)
+        if peer in nodes and parent in self._system.border.links:
+            self._announce(peer, (parent, *routes.behind(parent)))
 
     def left(self, peer: str, nodes: tuple[str, ...]) -> None:
         """See `Forwarder.left`."""
-        others = self._children() if peer == self._parent else iter((self._parent,))
-        for other in list(others):
+        for other in self.children() if peer == self.parent else [self.parent]:
             for some in _some(nodes):
                 self._tell(other, Reachable(gone=some))
 
@@ -157,9 +155,29 @@ class Relay(Actor):
             self._tell(peer, Reachable(nodes=some))
 
     def _tell(self, peer: str, message: Reachable) -> None:
-        system = self.ctx.system
-        link = system.border.links.get(peer)
-        system.border.try_send(link, Envelope(Kind.ROUTE, "", system.name, 0, message))
+        border = self._system.border
+        envelope = Envelope(Kind.ROUTE, "", self._system.name, 0, message)
+        border.try_send(border.links.get(peer), envelope)
+
+
+class Relay(Actor):
+    """Tells what a relay's node has handed on; the node does so with this actor or without."""
+
+    @handles
+    def count(self, msg: CountTraffic) -> RelayStatistics:
+        """Say what has passed; raises `Rejected` on a node that is no relay."""
+        border = self.ctx.system.border
+        forwarding = border.forwarder
+        if not isinstance(forwarding, Forwarding):
+            raise Rejected("no-relay", f"{self.ctx.system.name} is no relay")
+        children = forwarding.children()
+        return RelayStatistics(
+            parent=forwarding.parent if forwarding.parent in border.links else "",
+            children=len(children),
+            behind=sum(len(border.routes.behind(child)) for child in children),
+            forwarded=forwarding.forwarded,
+            refused=forwarding.refused,
+        )
 
 
 def _some(nodes: Iterable[str]) -> Iterator[tuple[str, ...]]:
@@ -177,7 +195,7 @@ def relay_system(
     wire: Wire | None = None,
     lease: float = 180.0,
 ) -> System:
-    """The system of a relay, to be entered; then `spawn(Relay, name=ACTOR)` on it.
+    """The system of a relay, to be entered; `spawn(Relay, name=ACTOR)` on it tells what passes.
 
     Args:
         name: The relay's node.
@@ -197,4 +215,5 @@ def relay_system(
         identity=identity,
         wire=wire,
         lease=lease,
+        forwarder=Forwarding,
     )

@@ -106,6 +106,8 @@ class Arrivals:
         system = self._system
         node, _, name = envelope.to.partition("/")
         cell = system.cells.get(name) if node == system.name else None
+        if node != system.name:
+            raise Unreachable(envelope.to, f"{system.name} hands on nothing")
         if cell is None:
             raise Stopped(envelope.to, "there is no such actor")
         if envelope.message is None:
@@ -203,7 +205,8 @@ class Arrivals:
 
         cell = self._cell(envelope)
         if cell is None:
-            notify(Down(envelope.to, Reason.STOPPED))
+            here = envelope.to.partition("/")[0] == name
+            notify(Down(envelope.to, Reason.STOPPED if here else Reason.UNREACHABLE))
         else:
             cell.watchers[key] = notify
             self._watched[key] = cell
@@ -240,4 +243,4 @@ _ACTS: Final[dict[Kind, Callable[[Arrivals, str, Envelope], None]]] = {
 def _why(error: ActorError) -> str:
     if isinstance(error, MailboxFull):
         return "mailbox full"
-    return "no such actor" if isinstance(error, Stopped) else "malformed"
+    return "no such actor" if isinstance(error, Stopped | Unreachable) else "malformed"

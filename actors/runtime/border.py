@@ -13,7 +13,7 @@ asked can answer.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -23,7 +23,7 @@ from .address import Address
 from .arrivals import Arrivals
 from .asks import Ask, Traced, content, trace_of
 from .errors import ActorError, ProtocolError, Stopped, Unreachable, no_record
-from .faults import error_of
+from .faults import error_of, fault
 from .message import Credit, Down, Reachable, Reason
 from .routes import Routes
 from .statistics import LinkState
@@ -85,14 +85,21 @@ class Border:
     def attach(self, link: Link, default: bool) -> None:
         """Use a link; one that takes the place of another takes its watches over."""
         node = link.peer
+        if node == self._system.name or (node == self._default and not default):
+            # By its certificate it may be called so; here the name is taken.
+            self._count("name", f"{node} is the name of this node, or of its parent")
+            link.close(f"{node} is the name of another node here")
+            return
         old = self.links.get(node)
+        behind: list[str] = []
         if old is not None:
             self._abandon(node, "it was replaced by a new one")
+            behind = self.routes.drop(node)
         self.links[node] = link
-        self.routes.forget(node)
         if default:
             self._default = node
         self._end_lease(node)
+        self._leave(node, behind, self._lease, "the way to it was replaced by a new one")
         link.start(partial(self._receive, link), partial(self._lost, link))
         if old is not None:
             old.close("replaced by a new link")
@@ -156,16 +163,22 @@ class Border:
             return
         del self.links[node]
         self._abandon(node, reason)
-        gone = (node, *self.routes.drop(node))
+        gone = [node, *self.routes.drop(node)]
         if not self._closed:
-            for each in gone:
-                self._begin_lease(each, 0.0 if link.leased else self._lease, reason)
-        if self.forwarder is not None:
-            self.forwarder.left(node, gone)
+            self._leave(node, gone, 0.0 if link.leased else self._lease, reason)
 
-    def _begin_lease(self, node: str, seconds: float, reason: str) -> None:
+    def _leave(self, peer: str, nodes: Iterable[str], seconds: float, reason: str) -> None:
+        """Nodes are not reached through `peer` any more: by another way, or from now on a lease."""
+        for node in nodes:
+            if self.route(node) is None or self.route(node) is self.links.get(self._default or ""):
+                self._begin_lease(peer, node, seconds, reason)
+            else:
+                self._renew_watches(self.links[self.routes.peer_of(node) or node], node)
+
+    def _begin_lease(self, peer: str, node: str, seconds: float, reason: str) -> None:
         self._end_lease(node)
-        self._leases[node] = self._system.loop.call_later(seconds, self._expire, node, reason)
+        expire = partial(self._expire, peer, node, reason)
+        self._leases[node] = self._system.loop.call_later(seconds, expire)
 
     def _abandon(self, peer: str, reason: str) -> None:
         """End what does not outlive a link: streams, and watches by the peer, who renews them."""
@@ -184,9 +197,11 @@ class Border:
                 del self._inlets[number]
                 inlet.finish(Unreachable(node, f"the link was lost: {reason}"))
 
-    def _expire(self, node: str, reason: str) -> None:
+    def _expire(self, peer: str, node: str, reason: str) -> None:
         """A node's lease is over: tell its watchers, fail what waits for its answer."""
         self._leases.pop(node, None)
+        if self.forwarder is not None:
+            self.forwarder.left(peer, (node,))
         self.arrivals.lease_over(node)
         for number, (watcher, ref, notify) in list(self._watches.items()):
             if not self.reaches(ref.address.node):
@@ -235,8 +250,9 @@ class Border:
         found = self._asks.pop(number, None)
         if found is not None:
             text = found[0][3].text
-            if self.links.get(found[1].peer) is found[1]:
-                self.try_send(found[1], Envelope(Kind.CANCEL, text, self._system.name, number))
+            # Over the link there is now: the question has outlived the one that it went over.
+            link = self.links.get(found[1].peer)
+            self.try_send(link, Envelope(Kind.CANCEL, text, self._system.name, number))
 
     def stream(
         self, ref: Ref[Any], message: Any, credit: int, batch: int, timeout: float
@@ -300,12 +316,10 @@ class Border:
     def _receive(self, link: Link, envelope: Envelope) -> None:
         node, sender = link.peer, envelope.sender
         if sender != node and sender:
-            # Who a peer is comes from its link; one that claims otherwise is hostile, but for a
-            # relay that names a node behind it.
             origin = sender.partition("/")[0]
             if origin != node:
-                if self.routes.peer_of(origin) != node:
-                    self._refuse(link, f"{node} sent an envelope in the name of {sender}")
+                if origin in self.links or not self.routes.has(node, origin):
+                    self._doubt(link, origin, envelope)
                     return
                 node = origin
         forwarder = self.forwarder
@@ -320,9 +334,40 @@ class Border:
         else:
             self.arrivals.receive(node, envelope)
 
-    def _refuse(self, link: Link, text: str) -> None:
+    def _doubt(self, link: Link, origin: str, envelope: Envelope) -> None:
+        """An envelope is in the name of a node that its link does not stand for.
+
+        From a relay it may be late, or ahead of its announcement: it is dropped. Who a peer is
+        comes from its link, so any other that claims to be somebody else is hostile.
+        """
+        peer = link.peer
+        if not self._system.carries(peer):
+            self._refuse(link, f"{peer} sent an envelope in the name of {envelope.sender}")
+            return
+        self._count("unannounced", f"{peer} sent an envelope of {origin}, which is not behind it")
+        self.try_answer(link, origin, envelope, f"{peer} has not announced {origin}")
+
+    def try_answer(self, link: Link, origin: str, envelope: Envelope, why: str) -> None:
+        """Tell whoever waits for an answer to an envelope that there will be none."""
+        error = fault(Unreachable(envelope.to, why))
+        name, number = self._system.name, envelope.id
+        if envelope.kind is Kind.ASK:
+            answer = Envelope(Kind.ERROR, origin, name, number, error)
+        elif envelope.kind is Kind.OPEN:
+            answer = Envelope(Kind.END, origin, name, number, error)
+        elif envelope.kind is Kind.WATCH:
+            down = Down(envelope.to, Reason.UNREACHABLE, why)
+            answer = Envelope(Kind.DOWN, envelope.sender, name, number, down)
+        else:
+            return
+        self.try_send(link, answer)
+
+    def _count(self, word: str, text: str) -> None:
         if self._system.wiring is not None:
-            self._system.wiring.refuse("sender", text)
+            self._system.wiring.refuse(word, text)
+
+    def _refuse(self, link: Link, text: str) -> None:
+        self._count("sender", text)
         link.close(text)
         self._lost(link, "it claimed another sender")
 
@@ -374,18 +419,22 @@ class Border:
         gone = self.routes.withdraw(peer, message.gone)
         for each in gone:
             self._abandon_node(each, f"{peer} has lost it")
-            self._begin_lease(each, 0.0, f"{peer} has lost it")
-        here = [each for each in message.nodes if each not in self.links]
-        known = frozenset(self.routes.behind(peer))
-        here = [each for each in self.routes.announce(peer, here) if each != self._system.name]
-        for each in here:
-            if each in known:
-                self._abandon_node(each, "it has begun a new session")
-            self._end_lease(each)
-            self._renew_watches(link, each)
+        self._leave(peer, gone, 0.0, f"{peer} has lost it")
+        own = (self._system.name, self._default, peer)
+        here = [each for each in message.nodes if each not in own]
+        here = [each for each in here if self._reach(link, each)]
         if self.forwarder is not None:
-            self.forwarder.left(peer, tuple(gone))
             self.forwarder.joined(peer, tuple(here))
+
+    def _reach(self, link: Link, node: str) -> bool:
+        """A peer announces a node: it is reached that way from now on, and anew."""
+        if self.routes.peer_of(node) is not None:
+            self._abandon_node(node, "it has begun a new session")
+        if not self.routes.announce(link.peer, node):
+            return False
+        self._end_lease(node)
+        self._renew_watches(link, node)
+        return True
 
     # End -------------------------------------------------------------------
 

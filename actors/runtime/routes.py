@@ -14,11 +14,11 @@ ANNOUNCED: int = 100_000
 
 
 class Routes:
-    """Nodes behind peers."""
+    """Nodes behind peers. A node may be behind several: it is reached through the latest."""
 
     def __init__(self) -> None:
         """Nobody has announced anything."""
-        self._by_node: dict[str, str] = {}
+        self._by_node: dict[str, list[str]] = {}
         self._by_peer: dict[str, dict[str, None]] = {}
 
     def __len__(self) -> int:
@@ -27,45 +27,45 @@ class Routes:
 
     def peer_of(self, node: str) -> str | None:
         """Through whom a node is reached, None if nobody has announced it."""
-        return self._by_node.get(node)
+        peers = self._by_node.get(node)
+        return peers[-1] if peers else None
+
+    def has(self, peer: str, node: str) -> bool:
+        """Whether a peer has announced a node."""
+        return node in self._by_peer.get(peer, ())
 
     def behind(self, peer: str) -> tuple[str, ...]:
-        """The nodes that are reached through a peer."""
+        """The nodes that a peer has announced."""
         return tuple(self._by_peer.get(peer, ()))
 
-    def announce(self, peer: str, nodes: Iterable[str]) -> list[str]:
-        """A peer says that it reaches `nodes`; those of them that it may be taken at its word for.
-
-        A node that is behind another peer stays there: the first to announce it keeps it for as
-        long as it reaches it.
-        """
-        taken: list[str] = []
+    def announce(self, peer: str, node: str) -> bool:
+        """A peer says that it reaches a node; False if it has named too many."""
         mine = self._by_peer.setdefault(peer, {})
-        for node in nodes:
-            if len(mine) >= ANNOUNCED and node not in mine:
-                break
-            if self._by_node.setdefault(node, peer) == peer:
-                mine[node] = None
-                taken.append(node)
-        return taken
+        if len(mine) >= ANNOUNCED and node not in mine:
+            return False
+        peers = self._by_node.setdefault(node, [])
+        if node in mine:
+            peers.remove(peer)
+        peers.append(peer)
+        mine[node] = None
+        return True
 
     def withdraw(self, peer: str, nodes: Iterable[str]) -> list[str]:
-        """A peer says that it does not reach `nodes` any more; those that were behind it."""
+        """A peer does not reach `nodes` any more; those of them that it was the way to."""
         mine = self._by_peer.get(peer, {})
-        gone = [node for node in nodes if node in mine]
-        for node in gone:
-            del mine[node], self._by_node[node]
-        return gone
+        lost: list[str] = []
+        for node in [node for node in nodes if node in mine]:
+            del mine[node]
+            peers = self._by_node[node]
+            if peers[-1] == peer:
+                lost.append(node)
+            peers.remove(peer)
+            if not peers:
+                del self._by_node[node]
+        return lost
 
-    def forget(self, node: str) -> None:
-        """A node has come by itself: it is behind nobody any more."""
-        peer = self._by_node.pop(node, None)
-        if peer is not None:
-            del self._by_peer[peer][node]
-
-    def drop(self, peer: str) -> tuple[str, ...]:
-        """A peer is gone, and with it all that was behind it."""
-        gone = self.behind(peer)
-        self.withdraw(peer, gone)
+    def drop(self, peer: str) -> list[str]:
+        """A peer is gone; the nodes that it was the way to."""
+        lost = self.withdraw(peer, self.behind(peer))
         self._by_peer.pop(peer, None)
-        return gone
+        return lost

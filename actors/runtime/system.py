@@ -22,7 +22,7 @@ from covey.transport import Codec, Envelope, Kind, Link, Record, Registry, Trans
 from .actor import Actor
 from .address import Address, checked
 from .asks import Sweep, Traced, content, trace_of
-from .border import LEASE_S, Border
+from .border import LEASE_S, Border, Forwarder
 from .cell import Cell
 from .errors import ActorError, ActorFailed, ProtocolError, Stopped, no_record
 from .log import log
@@ -87,6 +87,7 @@ class System:
         identity: Who this node is and whom it believes; None for plaintext on this host alone.
         wire: Bounds on what peers may send; None for the defaults.
         carriers: Peers that may speak for nodes behind them; None for what `identity` says.
+        forwarder: Makes what hands on envelopes for other nodes, on a relay.
     """
 
     def __init__(
@@ -104,6 +105,7 @@ class System:
         identity: Identity | None = None,
         wire: Wire | None = None,
         carriers: Collection[str] | None = None,
+        forwarder: Callable[[System], Forwarder] | None = None,
     ) -> None:
         """Make a system; entering its block starts it.
 
@@ -129,6 +131,7 @@ class System:
         self._traces = itertools.count(1)
         self._lease = lease
         self._carriers = carriers
+        self._forwarder = forwarder
         self.wiring: Wiring | None = None
         if connect is not None or listen:
             # Not above: TLS and all that takes time to import, and simulated systems need none.
@@ -155,6 +158,8 @@ class System:
         self.accepted = self.loop.create_future()
         self.accepted.set_result(None)
         self.border = Border(self, self._lease)
+        if self._forwarder is not None:
+            self.border.forwarder = self._forwarder(self)
         if self.wiring is not None:
             try:
                 await self.wiring.open(self._lease)

@@ -23,6 +23,7 @@ from covey.actors.runtime import (
     handles,
     runtime_messages,
 )
+from covey.actors.runtime.message import Reachable
 from covey.edge.relay import (
     ACTOR,
     CountTraffic,
@@ -31,7 +32,8 @@ from covey.edge.relay import (
     relay_messages,
     relay_system,
 )
-from covey.transport import Body, Record, Registry
+from covey.transport import Body, Envelope, Kind, Record, Registry
+from covey.transport.opaque import Opaque
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,8 +189,10 @@ def test_a_node_that_nobody_knows_is_unreachable_at_once() -> None:
     async def main() -> None:
         async with AsyncExitStack() as stack:
             grown = await tree(stack)
-            with pytest.raises(Stopped, match="no such actor"):
+            with pytest.raises(Unreachable, match="server hands on nothing"):
                 await grown.sites[1].lookup("nobody/counter", Counter).ask(Add(1))
+            with pytest.raises(Stopped, match="no such actor"):
+                await grown.sites[1].lookup("server/nobody", Counter).ask(Add(1))
             with pytest.raises(Unreachable):
                 grown.server.lookup("site-9/counter", Counter).tell(Add(1))
 
@@ -305,5 +309,96 @@ def test_a_peer_that_carries_nobody_may_announce_nobody() -> None:
             counts = server.wiring.listeners[0].refusals.counts
             await until(lambda: counts["sender"] > 0)
             assert server.border.routes.peer_of("site-1") is None
+
+    run(main())
+
+
+def test_nodes_below_relays_do_not_reach_each_other_and_cut_nobody() -> None:
+    async def main() -> None:
+        async with AsyncExitStack() as stack:
+            grown = await tree(stack)
+            third = System("site-3", registry=registry(), connect=url(grown.lower), lease=20)
+            await stack.enter_async_context(third)
+            await known(third)
+            for other in ("site-2", "site-1"):
+                with pytest.raises(Unreachable):
+                    await third.lookup(f"{other}/counter", Counter).ask(Add(1))
+            third.lookup("site-2/counter", Counter).tell(Add(1))
+            for site in grown.sites:
+                assert (await site.lookup("server/counter", Counter).ask(Add(0))).number == 0
+            links: list[Any] = [*grown.server.border.links.values(), *third.border.links.values()]
+            assert [link.connections for link in links] == [1] * len(links)
+
+    run(main())
+
+
+def test_a_relay_passes_nothing_on_that_nodes_say_to_each_other() -> None:
+    async def main() -> None:
+        async with AsyncExitStack() as stack:
+            grown = await tree(stack)
+            site = grown.sites[1]
+            hostile = Envelope(Kind.ROUTE, "server/x", "site-2", 0, Reachable(nodes=("server",)))
+            site.border.links["relay-2"].send(hostile)
+            await known(site)
+            assert grown.server.border.routes.peer_of("server") is None
+            relay = await site.lookup(f"relay-2/{ACTOR}", Relay).ask(CountTraffic())
+            assert relay.refused == 1
+
+    run(main())
+
+
+def test_a_site_that_changes_relays_is_reached_the_new_way() -> None:
+    async def main() -> None:
+        async with AsyncExitStack() as stack:
+            grown = await tree(stack)
+            for above, behind in ((grown.upper, "relay-1"), (grown.server, None)):
+                site = System("site-2", registry=registry(), connect=url(above), lease=20)
+                await stack.enter_async_context(site)
+                await site.spawn(Counter, name="counter")
+                await known(site)
+                there = grown.server.lookup("site-2/counter", Counter)
+                assert await there.ask(Add(5)) == Total(5)
+                assert (grown.server.border.links.get("site-2") is None) == (behind is not None)
+            links: list[Any] = [grown.server.border.links["relay-1"]]
+            assert [link.connections for link in links] == [1]
+
+    run(main())
+
+
+def test_nobody_takes_the_name_of_a_node_or_of_its_parent() -> None:
+    async def main() -> None:
+        async with AsyncExitStack() as stack:
+            grown = await tree(stack)
+            assert grown.upper.wiring is not None
+            counts = grown.upper.wiring.listeners[0].refusals.counts
+            for name in ("server", "relay-1"):
+                thief = System(name, registry=registry(), connect=url(grown.upper), lease=20)
+                await stack.enter_async_context(thief)
+                await until(lambda: counts["name"] > 0)
+                await thief.abort()
+                counts.clear()
+            await known(grown.sites[1])
+
+    run(main())
+
+
+def test_envelopes_of_a_node_that_is_gone_are_dropped_without_blame() -> None:
+    async def main() -> None:
+        async with AsyncExitStack() as stack:
+            grown = await tree(stack)
+            link = grown.upper.border.links["server"]
+            link.send(
+                Envelope(
+                    Kind.TELL,
+                    "server/counter",
+                    "site-9/ghost",
+                    0,
+                    Opaque(1300, {"number": 7}, None),
+                )
+            )
+            await known(grown.sites[1])
+            assert (await grown.sites[1].lookup("server/counter", Counter).ask(Add(0))).number == 0
+            assert grown.server.wiring is not None
+            assert grown.server.wiring.listeners[0].refusals.counts == {"unannounced": 1}
 
     run(main())

@@ -235,6 +235,19 @@ def test_cancelling_a_remote_ask_withdraws_it_there(queued: bool) -> None:
     linked(body)
 
 
+def test_cancelling_an_ask_reaches_its_handler_over_a_later_link() -> None:
+    async def body(a: System, b: System, ref: Ref[Counter], log: list[str]) -> None:
+        asked = ref.ask(Wait(100))
+        await asyncio.sleep(1)
+        attach(a, b)  # in place of the link that it went over
+        await asyncio.sleep(1)
+        asked.cancel()
+        assert await ref.ask(Add(1)) == Total(1)
+        assert log == ["cancelled"]
+
+    linked(body)
+
+
 def test_a_remote_deadline_fires_here_and_stops_the_work_there() -> None:
     async def body(a: System, b: System, ref: Ref[Counter], log: list[str]) -> None:
         with pytest.raises(AskTimeout):
@@ -488,7 +501,7 @@ def test_a_default_link_is_the_way_to_all_other_nodes() -> None:
             ours, theirs = memory_pair("site", "server")
             site.attach(ours, default=True)
             server.attach(theirs)
-            with pytest.raises(Stopped):  # the server is asked, and has no such actor
+            with pytest.raises(Unreachable, match="server hands on nothing"):
                 await site.lookup("other/actor", Counter).ask(Add(1))
 
     simulate(main)
