@@ -6,10 +6,15 @@ Here: names and serial numbers of certificates that are denied. Not here: closin
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterable
+from typing import Final
 
 from .certificates import Certified
 from .errors import Revoked
+
+#: Certificates that are remembered of each name: what it came in by, and a few renewals.
+_REMEMBERED: Final = 16
 
 
 class Denied:
@@ -25,8 +30,9 @@ class Denied:
     def __init__(self, serials: Iterable[int] = ()) -> None:
         self._names: dict[str, str] = {}
         self._serials = dict.fromkeys(serials, "the authority has revoked its certificate")
-        # Who was let in, by which certificate: to know whom it concerns that one is denied.
-        self._seen: dict[str, int] = {}
+        # Who was let in, by which certificates: to know whom it concerns that one is denied. The
+        # last one is not enough: a session may live on that was opened by one before.
+        self._seen: dict[str, OrderedDict[int, None]] = {}
 
     def deny_name(self, name: str, why: str) -> frozenset[str]:
         """Let nobody of this name in; returns the names whose connections are to be closed."""
@@ -34,9 +40,9 @@ class Denied:
         return frozenset({name})
 
     def deny_serial(self, serial: int, why: str) -> frozenset[str]:
-        """Let nobody in by this certificate; returns the names that came in by it last."""
+        """Let nobody in by this certificate; returns the names that came in by it."""
         self._serials[serial] = why
-        return frozenset(name for name, seen in self._seen.items() if seen == serial)
+        return frozenset(name for name, seen in self._seen.items() if serial in seen)
 
     def allow_name(self, name: str) -> None:
         """Take a name off the list."""
@@ -48,4 +54,8 @@ class Denied:
         why = self._names.get(name) or self._serials.get(certified.serial)
         if why is not None:
             raise Revoked(f"{name}: {why}")
-        self._seen[name] = certified.serial
+        seen = self._seen.setdefault(name, OrderedDict())
+        seen[certified.serial] = None
+        seen.move_to_end(certified.serial)
+        if len(seen) > _REMEMBERED:
+            seen.popitem(last=False)
