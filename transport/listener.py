@@ -134,11 +134,16 @@ class Listener:
             OSError: The address is taken, or may not be used.
         """
         tls = self._listening.tls
-        await self._open_web()
+        listens = bound(host, port)  # first: where it cannot, nothing is left to be cleaned up
+        try:
+            await self._open_web()
+        except BaseException:
+            listens.close()
+            raise
         if tls is not None:
             tls.set_alpn_protocols(list(PROTOCOLS))
         accepting = Accepting(
-            bound(host, port),
+            listens,
             tls,
             self.admission,
             self.refusals,

@@ -319,6 +319,18 @@ def test_a_doorkeeper_that_fails_is_told_without_details_and_counted(run: Runner
     run(main)
 
 
+def test_a_listener_whose_port_is_taken_leaves_nothing_open(run: Runner) -> None:
+    async def main() -> None:
+        async with listening() as listener:
+            second = Listener(Listening(terms("second"), REGISTRY, Choosing(), ignore))
+            with pytest.raises(OSError, match="in use"):
+                await second.open("127.0.0.1", listener.port)
+            assert not second.factories
+            assert not second.closers
+
+    run(main)
+
+
 async def throw(data: bytes, cuts: list[int]) -> Counter[str]:
     """Throw bytes at a listener, in pieces, and hang up."""
     async with listening() as listener:
