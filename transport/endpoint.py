@@ -89,9 +89,13 @@ class Endpoint:
             raise ValueError(f"{url!r}: a host and a port are all that it may have")
         if not parts.hostname:
             raise ValueError(f"{url!r} names no host")
-        if parts.port == 0:
+        try:
+            own_port = parts.port
+        except ValueError:
+            raise ValueError(f"{url!r}: the port is no number from 1 to 65535") from None
+        if own_port == 0:
             raise ValueError(f"{url!r}: nothing listens on port 0")
-        return cls(parts.hostname, parts.port or port, wanted, encrypted)
+        return cls(parts.hostname, own_port or port, wanted, encrypted)
 
     @property
     def is_local(self) -> bool:

@@ -7,7 +7,7 @@ import sys
 
 from summing import Collector, Statistician, Sums, SumUp, registry
 
-from covey.actors.runtime import System, broadcast
+from covey.actors.runtime import Ref, System, broadcast
 
 
 async def main(sites: int, port: int) -> None:
@@ -16,15 +16,21 @@ async def main(sites: int, port: int) -> None:
         print(f"listening on port {system.port}", flush=True)
         joined: asyncio.Queue[str] = asyncio.Queue()
         await system.spawn(lambda: Collector(joined), name="collector")
-        refs = [system.lookup(await joined.get(), Statistician) for _ in range(sites)]
-        count, total = 0, 0.0
-        for ref, answer in (await broadcast(refs, SumUp("radius"), timeout=10)).items():
-            if isinstance(answer, Sums):
-                count, total = count + answer.count, total + answer.total
-            else:
-                print(f"{ref.text}: {answer}")
-        print(f"mean radius of {count} tumours: {total / count:.3f}")
+        refs: set[Ref[Statistician]] = set()
+        while len(refs) < sites:
+            refs.add(system.lookup(await joined.get(), Statistician))
+            print(f"{len(refs)} of {sites} sites have joined", flush=True)
+        answers = await broadcast(refs, SumUp("radius"), timeout=10)
+        sums = [answer for answer in answers.values() if isinstance(answer, Sums)]
+        for answer in answers.values():
+            if not isinstance(answer, Sums):
+                print(answer)
+        count = sum(each.count for each in sums)
+        mean = sum(each.total for each in sums) / count if count else float("nan")
+        print(f"mean radius of {count} tumours at {len(sums)} of {sites} sites: {mean:.3f}")
 
 
 if __name__ == "__main__":
+    if len(sys.argv) not in (2, 3):
+        sys.exit(__doc__)
     asyncio.run(main(int(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 8765))

@@ -23,8 +23,11 @@ async def main(name: str, part: int, parts: int, url: str) -> None:
         collector = system.lookup("server/collector", Collector)
         await system.spawn(lambda: Statistician(rows, collector, over), name="statistician")
         await over.wait()
+        print("the server has left")
 
 
 if __name__ == "__main__":
+    if len(sys.argv) not in (4, 5):
+        sys.exit(__doc__)
     where = sys.argv[4] if len(sys.argv) > 4 else "http://127.0.0.1:8765"
     asyncio.run(main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), where))

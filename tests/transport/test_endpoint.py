@@ -84,3 +84,9 @@ def test_doors_that_the_scheme_has_not_are_said_so(doors: list[str]) -> None:
 )
 def test_what_is_certainly_on_this_host(url: str, local: bool) -> None:
     assert Endpoint.parse(url).is_local == local
+
+
+def test_a_port_out_of_range_is_named_with_its_address() -> None:
+    for port in ("99999", "http", "-1"):
+        with pytest.raises(ValueError, match=f"'http://host:{port}': the port is no number"):
+            Endpoint.parse(f"http://host:{port}")
