@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from aiohttp import web
@@ -18,7 +18,9 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from .admission import Admission, Refusals
 from .doors import upgrade, websocket
-from .doors.pipe import Pipe
+from .doors.fast import FastPipe
+from .doors.pipe import Pipe, Presented
+from .doors.websocket import WebSocketPipe
 from .errors import Refused
 from .routes import Route, Routes, WebLimits
 from .sessions.handshake import Doorkeeper
@@ -30,6 +32,9 @@ CLOSE_S: Final = 0.5
 #: Seconds for which a body is read that nobody wants any more: a caller that is cut off while it
 #: sends may never read why.
 LINGER_S: Final = 2.0
+
+#: By these fields a proxy says for whom it forwards a request.
+FORWARDED: Final = ("Forwarded", "X-Forwarded-For")
 
 _Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -133,7 +138,7 @@ class Web:
         guard = _guard_of(request)
         refusals, address = self._serving.refusals, guard.presented.address
         try:
-            name = self._serving.keeper.name_of(guard.presented, "")
+            name = self._serving.keeper.name_of(_presented(guard.presented, request), "")
         except Refused as error:
             refusals.add(error.code, f"{address}: {error.text}")
             raise web.HTTPForbidden(text="403: you may not come in here\n") from error
@@ -188,17 +193,31 @@ class Web:
         return web.Response(body=page, headers={"Content-Type": kind})
 
     async def _websocket(self, request: web.Request, caller: str) -> web.StreamResponse:
+        self._refuse_pages(request)
         return await websocket.serve_websocket(request, self._holding(request))
 
     async def _upgrade(self, request: web.Request, caller: str) -> web.StreamResponse:
+        self._refuse_pages(request)
         return await upgrade.serve_upgrade(request, self._holding(request))
 
-    def _holding(self, request: web.Request) -> Callable[[Pipe], None]:
+    def _refuse_pages(self, request: web.Request) -> None:
+        """Open no session for a page in a browser: it comes from this host, whoever wrote it.
+
+        Raises:
+            web.HTTPForbidden: A browser asks; it says of which page, and no node does.
+        """
+        origin = request.headers.get("Origin")
+        if origin is not None:
+            self._serving.refusals.add("origin", f"{request.remote}: a page of {origin[:200]}")
+            raise web.HTTPForbidden(text="403: sessions are not for pages in browsers\n")
+
+    def _holding(self, request: web.Request) -> Callable[[FastPipe | WebSocketPipe], None]:
         """What takes the pipe that a request becomes."""
         guard = _guard_of(request)
 
-        def hold(pipe: Pipe) -> None:
+        def hold(pipe: FastPipe | WebSocketPipe) -> None:
             guard.release()
+            pipe.presented = _presented(pipe.presented, request)
             self._serving.hold(pipe)
 
         return hold
@@ -210,6 +229,12 @@ async def _healthz(request: web.Request, caller: str) -> web.StreamResponse:
 
 def _anybody(name: str) -> bool:
     return True
+
+
+def _presented(presented: Presented, request: web.Request) -> Presented:
+    """What a connection shows, and what its request says about it."""
+    forwarded = any(name in request.headers for name in FORWARDED)
+    return replace(presented, forwarded=forwarded)
 
 
 def _guard_of(request: web.Request) -> Guard:

@@ -72,6 +72,9 @@ def require_local(presented: Presented) -> None:
     if not (mapped or address).is_loopback:
         text = "without TLS only nodes of the same host are believed: give an identity"
         raise Refused(presented.address, "plaintext", text)
+    if presented.forwarded:  # the proxy is on this host, and makes everybody behind it look so
+        text = "who comes through a proxy is not believed to be on this host: give an identity"
+        raise Refused(presented.address, "forwarded", text)
 
 
 #: The identity of nodes that are given none.

@@ -199,6 +199,19 @@ def test_what_is_refused_is_answered_and_counted(
     assert len(caplog.records) == (1 if reason == "failed" else 0)
 
 
+@pytest.mark.parametrize("door", ["websocket", "stream"])
+def test_no_page_in_a_browser_opens_a_session(door: str) -> None:
+    async def main() -> None:
+        async with listener(listening()) as opened:
+            url = f"http://127.0.0.1:{opened.port}/covey/v1/{door}"
+            for origin in ("https://bad.example", "null", f"http://127.0.0.1:{opened.port}", ""):
+                field = f"Origin: {origin}" if origin else "Origin;"  # curl's way to say nothing
+                assert (await curl(url, "-H", field))[0] == 403
+            assert opened.refusals.counts == {"origin": 4}
+
+    run("asyncio", main())
+
+
 def test_a_path_is_served_once() -> None:
     routes = Routes()
     routes.add("GET", "/a", whoami)

@@ -25,12 +25,14 @@ class Presented:
         certificate: The peer's TLS certificate in DER, already verified against the authorities of
             this side; None where TLS showed none or ended before it came here.
         encrypted: Whether TLS ends at this very connection.
+        forwarded: Whether a proxy says that it forwards for somebody else, who has another address.
     """
 
     door: str
     address: str
     certificate: bytes | None = None
     encrypted: bool = False
+    forwarded: bool = False
 
 
 class Sink(Protocol):

@@ -18,7 +18,7 @@ from aiohttp.client_proto import ResponseHandler
 from ..endpoint import DialerTLS, Endpoint
 from ..errors import LinkClosed
 from .fast import CLOSE_S, keep_little_unsent, presented
-from .pipe import UNWRITTEN_BYTES, Pipe, Sink
+from .pipe import UNWRITTEN_BYTES, Sink
 from .tcp import HEAD_S, connect
 
 #: Where the door is.
@@ -204,7 +204,7 @@ def _why(message: aiohttp.WSMessage) -> str:
 
 
 async def serve_websocket(
-    request: web.Request, made: Callable[[Pipe], object]
+    request: web.Request, made: Callable[[WebSocketPipe], object]
 ) -> web.StreamResponse:
     """Answer a request for a WebSocket, and carry it to its end.
 

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
+import aiohttp
 import pytest
 
+from covey.actors.runtime.loopback import LOOPBACK
+from covey.transport import Envelope, Kind
 from covey.transport.dialer import dial
 from covey.transport.endpoint import Endpoint
 from covey.transport.errors import LinkClosed, TransportError
+from covey.transport.sessions.handshake import HIGHEST, LOWEST, first_words_codec, nonce
+from covey.transport.sessions.messages import Bounds, Hello
 
 from .talk import (
     both_loops,
@@ -126,3 +132,39 @@ def test_a_wrong_answer_to_an_upgrade_is_told_in_words(loop: str, answer: bytes,
                 await dial("upgrade", Endpoint.parse(f"http://127.0.0.1:{port}"), None)
 
     run(loop, main())
+
+
+def hello() -> bytes:
+    message = Hello(LOWEST, HIGHEST, "site-1", nonce(), Bounds(1 << 16, 1 << 20))
+    pieces = first_words_codec().encode(Envelope(Kind.HELLO, message=message))
+    return b"".join(pieces)
+
+
+@pytest.mark.parametrize("field", ["", "Forwarded", "X-Forwarded-For"])
+def test_who_is_forwarded_by_a_proxy_is_not_taken_to_be_on_this_host(field: str) -> None:
+    """A field that is empty stands for none."""
+    fields = {field: "for=192.0.2.7"} if field else {}
+
+    async def main() -> None:
+        async with listener(replace(listening(), keeper=LOOPBACK)) as opened:
+            reader, writer = await asyncio.open_connection("127.0.0.1", opened.port)
+            head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
+            upgrade = "Host: a\r\nConnection: Upgrade\r\nUpgrade: covey/1\r\n"
+            writer.write(f"GET /covey/v1/stream HTTP/1.1\r\n{upgrade}{head}\r\n".encode())
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(hello())
+            upgraded = await reader.read(1000)
+            writer.close()
+            await writer.wait_closed()
+            url = f"http://127.0.0.1:{opened.port}/covey/v1/websocket"
+            async with (
+                aiohttp.ClientSession() as session,
+                session.ws_connect(url, headers=fields) as socket,
+            ):
+                await socket.send_bytes(hello())
+                said = await socket.receive_bytes()
+            for answer in (upgraded, said):
+                assert (b"comes through a proxy" in answer) is bool(field)
+            assert opened.refusals.counts == ({"forwarded": 2} if field else {})
+
+    run("asyncio", main())
