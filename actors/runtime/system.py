@@ -443,7 +443,7 @@ class System:
                 await self.wiring.close()
 
     async def abort(self) -> None:
-        """End as a crash would: no drain, no hooks, no goodbye; for simulations."""
+        """End as a crash would, without draining and without hooks; for simulations."""
         self._closing = True
         self.aborted = True
         if self.wiring is not None:
