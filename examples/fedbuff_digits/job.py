@@ -15,7 +15,7 @@ from covey.recipes import EventKind, FedAvgRecipe, FedBuffRecipe, LogNormal, Run
 TARGET = "accuracy >= 0.92"
 MODEL = {"weights": np.zeros((64, 10)), "bias": np.zeros(10)}
 
-# How long a site takes is drawn once for each: half of them take less than a second, the slowest seven.
+# How long a site takes is drawn once for each: half take less than a second, the slowest seven.
 env = SimEnv(num_clients=NUM_SITES, seed=1, durations=LogNormal(0.0, 1.0, of_client=True))
 
 recipe = FedBuffRecipe(
