@@ -288,6 +288,11 @@ class Dialer:
             raise
         return connection, opened
 
+    @property
+    def trouble(self) -> str:
+        """Why there was no session when it was tried last; empty where there is one."""
+        return self._said.get("", "")
+
     def _tell_once(self, door: str, event: str, why: str) -> None:
         if self._said.get(door) != why:
             self._said[door] = why

@@ -207,6 +207,7 @@ class Wiring:
                         system=self._system.name,
                         endpoint=str(endpoint),
                         waited_s=round(waited),
+                        why=dialer.trouble or "no answer yet",
                     )
             if not dialer.first.done():
                 running.result()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -420,3 +421,25 @@ def test_a_node_that_is_revoked_loses_its_session_and_its_watchers_hear_it() -> 
 
 def _revoked(*args: Any) -> str:
     raise Refused("server", "revoked", "its key was stolen")
+
+
+def test_a_start_that_waits_says_for_whom_and_why(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("covey.actors.runtime.wiring.TELL_S", 0.01)
+
+    async def main() -> None:
+        nobody = socket.create_server(("127.0.0.1", 0))
+        port = nobody.getsockname()[1]
+        nobody.close()
+        site = System("site-1", registry=registry(), connect=f"ws://127.0.0.1:{port}")
+        starting = asyncio.ensure_future(site.__aenter__())
+        while "Connect call failed" not in caplog.text:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        starting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await starting
+        assert f"127.0.0.1:{port}" in caplog.text
+        assert "websocket: " in caplog.text
+
+    run(main())
