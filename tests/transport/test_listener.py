@@ -357,7 +357,7 @@ THROWN = st.one_of(
 )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(THROWN, st.lists(st.integers(0, 300), max_size=5))
 def test_whatever_is_thrown_at_a_listener_it_goes_on(data: bytes, cuts: list[int]) -> None:
     asyncio.run(throw(data, cuts))
