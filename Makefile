@@ -39,7 +39,7 @@ bench-peers: install  ## measure beside the peers, in environments of their own;
 mutants: install  ## change the mailbox, supervision, buffers and leases; writes tests/mutation/RESULTS.md
 	$(BIN)/python -m tests.mutation
 
-soak: install  ## long runs: 1,000 seeds of a faulty federation
+soak: install  ## long runs: seeded federations and sessions that fail, cut links, fuzzing
 	$(BIN)/python -m pytest -q -m soak --timeout 3600
 
 clean:
